@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from math import ceil, log
+from math import log
 from struct import Struct
 
 import numpy as np
@@ -48,8 +48,9 @@ class Table:
         self._dtype = np.dtype([(name, kind) for name, _, kind in columns])
         self._rows = bytearray()
 
-    def append(self, *values: float) -> None:
-        self._rows += self._pack(*values)
+    def append(self, row: tuple[float, ...]) -> None:
+        """Add one row: a value for each column, in order."""
+        self._rows += self._pack(*row)
 
     def array(self) -> NDArray[np.void]:
         """All rows so far, one record each."""
@@ -82,11 +83,7 @@ class Account:
 
     pool: int
     stream: int
-    completed: int = 0
-    rejected: int = 0
-    failed: int = 0
-    timed_out: int = 0
-    in_flight: int = 0
+    ended: list[int] = field(default_factory=lambda: [0] * len(Status))
     input_tokens: int = 0
     output_tokens: int = 0
     recomputed_tokens: int = 0
@@ -98,7 +95,27 @@ class Account:
 
     @property
     def arrived(self) -> int:
-        return self.completed + self.rejected + self.failed + self.timed_out + self.in_flight
+        return sum(self.ended)
+
+    @property
+    def completed(self) -> int:
+        return self.ended[Status.COMPLETED]
+
+    @property
+    def rejected(self) -> int:
+        return self.ended[Status.REJECTED]
+
+    @property
+    def failed(self) -> int:
+        return self.ended[Status.FAILED]
+
+    @property
+    def timed_out(self) -> int:
+        return self.ended[Status.TIMED_OUT]
+
+    @property
+    def in_flight(self) -> int:
+        return self.ended[Status.IN_FLIGHT]
 
 
 @dataclass(slots=True)
@@ -129,37 +146,61 @@ class PoolLedger:
 
 
 class Sketch:
-    """Weighted quantiles of positive numbers in buckets 0.5 % wide: constant memory however many are added."""
+    """Weighted quantiles of positive numbers in buckets 0.5 % wide: constant memory however many are added.
+
+    `add` only notes; buckets are filled for thousands of notes at once.
+    """
 
     _WIDTH = log(1.005)
+    _NOTES = 4096
 
     def __init__(self) -> None:
-        self.weights: dict[int, float] = {}
-        self.count = 0.0
-        self.total = 0.0
+        self._weights: dict[int, float] = {}
+        self._count = 0.0
+        self._total = 0.0
+        self._notes: list[tuple[float, float, int, int]] = []
 
-    def add(self, value: float, weight: float = 1.0) -> None:
-        """Add `value` [s], `weight` times."""
-        bucket = ceil(log(value) / self._WIDTH)
-        self.weights[bucket] = self.weights.get(bucket, 0.0) + weight
-        self.count += weight
-        self.total += value * weight
+    def add(self, first: float, slope: float = 0.0, steps: int = 1, weight: int = 1) -> None:
+        """Add the `steps` values first, first + slope, ..., each `weight` times."""
+        self._notes.append((first, slope, steps, weight))
+        if len(self._notes) == self._NOTES:
+            self._settle()
 
-    def add_run(self, first: float, last: float, steps: int, weight: float) -> None:
-        """Add `steps` evenly spaced values from `first` to `last`, each `weight` times."""
-        low, high = ceil(log(first) / self._WIDTH), ceil(log(last) / self._WIDTH)
-        weights = self.weights
-        if low == high:
-            weights[low] = weights.get(low, 0.0) + weight * steps
-        else:
-            gap, done = (last - first) / (steps - 1), 0
-            for bucket in range(low, high):
-                below = min(int((1.005**bucket - first) / gap) + 1, steps)
-                weights[bucket] = weights.get(bucket, 0.0) + weight * (below - done)
-                done = below
-            weights[high] = weights.get(high, 0.0) + weight * (steps - done)
-        self.count += weight * steps
-        self.total += weight * steps * (first + last) / 2
+    def _settle(self) -> None:
+        """Put the noted values into their buckets: value v belongs to bucket ceil(log v / width)."""
+        if not self._notes:
+            return
+        first, slope, steps, weight = np.array(self._notes).T
+        self._notes.clear()
+        last = first + slope * (steps - 1)
+        low = np.ceil(np.log(first) / self._WIDTH).astype(int)
+        high = np.ceil(np.log(last) / self._WIDTH).astype(int)
+        self._count += float(np.sum(steps * weight))
+        self._total += float(np.sum(steps * weight * (first + last) / 2))
+        spans = high - low + 1
+        run = np.repeat(np.arange(len(first)), spans)
+        bucket = np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans) + low[run]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            below = np.floor((np.exp(self._WIDTH * bucket) - first[run]) / slope[run]) + 1
+        below = np.where(bucket == high[run], steps[run], np.minimum(below, steps[run]))
+        shares = np.diff(below, prepend=0.0)
+        starts = np.cumsum(spans) - spans
+        shares[starts] = below[starts]
+        names, where = np.unique(bucket, return_inverse=True)
+        for name, share in zip(names.tolist(), np.bincount(where, shares * weight[run]).tolist(), strict=True):
+            self._weights[name] = self._weights.get(name, 0.0) + share
+
+    @property
+    def count(self) -> float:
+        """How many values have been added."""
+        self._settle()
+        return self._count
+
+    @property
+    def total(self) -> float:
+        """Their exact sum."""
+        self._settle()
+        return self._total
 
     @property
     def mean(self) -> float:
@@ -168,18 +209,12 @@ class Sketch:
 
     def quantile(self, q: float) -> float:
         """Value at or below which a share `q` of the weight lies, within 0.25 %; NaN when empty."""
-        seen = 0.0
-        for bucket in sorted(self.weights):
-            seen += self.weights[bucket]
-            if seen >= q * self.count:
+        count, seen = self.count, 0.0
+        for bucket in sorted(self._weights):
+            seen += self._weights[bucket]
+            if seen >= q * count:
                 return float(1.005 ** (bucket - 0.5))
         return float("nan")
-
-    def merge(self, other: "Sketch") -> None:
-        for bucket, weight in other.weights.items():
-            self.weights[bucket] = self.weights.get(bucket, 0.0) + weight
-        self.count += other.count
-        self.total += other.total
 
 
 @dataclass(slots=True)

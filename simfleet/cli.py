@@ -1,0 +1,143 @@
+"""The command line: text for people, JSON for programs, exit codes for scripts."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from simfleet.library import Library
+from simfleet.scenario import Scenario, json_schema, load
+from simfleet.spec import SpecError
+
+if TYPE_CHECKING:
+    from simfleet.result import Result
+
+BAD_INPUT, SIMULATION_ERROR = 2, 4
+
+
+def _stop(message: object, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    raise SystemExit(code)
+
+
+@contextmanager
+def _bad_input() -> Iterator[None]:
+    """One clear message and exit code 2 for whatever the user got wrong."""
+    try:
+        yield
+    except SpecError as error:
+        _stop(error, BAD_INPUT)
+    except (LookupError, OSError) as error:
+        _stop(f"error: {error.args[0] if isinstance(error, LookupError) else error}", BAD_INPUT)
+
+
+_paths = click.option(
+    "--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Folder of own profiles and models; repeatable."
+)
+_overrides = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, such as pools.chat.replicas=8.")
+_variant = click.option("--variant", help="One of the scenario's variants.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="simfleet")
+def cli() -> None:
+    """Simulate a fleet of inference servers: latency, dollars and joules per token."""
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option("--seed", default=0, show_default=True, help="Same scenario and seed, same bytes.")
+@_overrides
+@_variant
+@_paths
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json, report.md, timeline.csv, plots.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
+@click.option("--requests", type=click.Choice(["csv", "parquet"]), is_flag=False, flag_value="csv", help="With --out: a row per request.")
+def run(
+    scenario: str, seed: int, overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...],
+    out: Path | None, form: str, requests: str | None,
+) -> None:  # fmt: skip
+    """Run SCENARIO, a file or a shipped name, and print the report."""
+    if requests and out is None:
+        raise click.UsageError("--requests needs --out DIR to write to")
+    with _bad_input():
+        spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+    result = _simulate(spec, seed, detail=requests is not None)
+    if out is not None:
+        with _bad_input():
+            result.save(out, requests=requests)
+    click.echo({"text": result.text, "json": result.json, "md": result.markdown}[form]().rstrip("\n"))
+
+
+def _pairs(overrides: tuple[str, ...]) -> list[tuple[str, str]]:
+    for text in overrides:
+        if "=" not in text:
+            raise click.UsageError(f"--set expects PATH=VALUE such as pools.chat.replicas=8, got `{text}`")
+    return [(text.partition("=")[0], text.partition("=")[2]) for text in overrides]
+
+
+def _simulate(scenario: Scenario, seed: int, detail: bool) -> "Result":
+    from simfleet.simulation import simulate  # noqa: PLC0415 - simulating needs pandas; `validate` must not wait for it
+
+    try:
+        with _progress(scenario.horizon) as progress:
+            return simulate(scenario, seed=seed, requests=detail, progress=progress)
+    except RuntimeError as error:
+        _stop(f"simulation error: {error}", SIMULATION_ERROR)
+
+
+@contextmanager
+def _progress(horizon_s: float | None) -> Iterator[Any]:
+    """A bar in simulated time, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
+
+    text = TextColumn("simulated {task.completed:,.0f} s")
+    with Progress(text, BarColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("run", total=horizon_s)
+        yield lambda now: bar.update(task, completed=now)
+
+
+@cli.command()
+@click.argument("scenarios", nargs=-1, required=True)
+@_overrides
+@_variant
+@_paths
+def validate(scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]) -> None:
+    """Check every SCENARIO; print every error with file:line:column. Nothing is run."""
+    failed = False
+    for scenario in scenarios:
+        try:
+            spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+            click.echo(f"{scenario}: ok ({len(spec.pools)} pools, {len(spec.workload.streams)} streams)")
+        except (SpecError, LookupError) as error:
+            click.echo(error.args[0] if isinstance(error, LookupError) else error, err=True)
+            failed = True
+    if failed:
+        raise SystemExit(BAD_INPUT)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for editors."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_paths
+def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
+    """List the hardware profiles, or explain one with the source of every number."""
+    with _bad_input():
+        library = Library(paths)
+        if name is None:
+            click.echo("\n".join(_profile_line(library, name) for name in library.names("hardware_profiles")))
+        else:
+            click.echo(explain(library.profile(name)))

@@ -1,0 +1,249 @@
+"""One replica: an engine on its devices, from one change of the batch to the next."""
+
+from collections.abc import Callable
+from math import isnan, sqrt
+from typing import TYPE_CHECKING, NamedTuple
+
+from simpy import Environment, Event, Timeout
+
+from simfleet.hardware.power import run_energy
+from simfleet.hardware.step import attended, attended_limited, keys_limited
+from simfleet.records import Status
+from simfleet.serving.batching import Request, Scheduler
+from simfleet.serving.meter import Line, Meter
+
+if TYPE_CHECKING:
+    from simfleet.serving.routing import Router
+
+
+class Snapshot(NamedTuple):
+    """Where a replica stands at an instant; tokens and joules are totals since the start, linear within a run."""
+
+    running: int
+    waiting: int
+    blocks: int
+    output_tokens: float
+    joules: float
+
+
+class Replica:
+    """A scheduler with a clock: one wake-up, re-armed whenever the end of the present run changes.
+
+    Between two changes of the batch all decode steps are one event: step j = 0, 1, ... of a run takes time[0] + j * time[1]
+    seconds, so its end is a closed form. `submit` may cut a run short after the step in progress. A step with prompt chunks is
+    a run of one.
+    """
+
+    def __init__(self, env: Environment, scheduler: Scheduler, meter: Meter, ended: Callable[[Request, Status], None]) -> None:
+        self.env = env
+        self.scheduler = scheduler
+        self.meter = meter
+        self.router: Router
+        self.pool = 0
+        self.number = 0
+        self.outstanding = 0  # routed here and not ended: kept by the router
+        self._cost = meter.cost
+        self._ended = ended
+        self._armed: Event | None = None  # None: at rest
+        self._start_s = env.now
+        self._steps = 0
+        self._time: Line = (0.0, 0.0)
+        self._energy: Line = (0.0, 0.0)  # before the power limit
+        self._decodes = (0.0, 0.0)  # seconds and joules of a mixed step's decodes alone
+
+    def submit(self, request: Request) -> None:
+        """Take a request at this instant: it waits, or ends as rejected, or as failed if it could never fit."""
+        scheduler = self.scheduler
+        queue_limit = scheduler.limits.queue_limit
+        if scheduler.kv.blocks(request.input_tokens + request.output_tokens - 1) > scheduler.kv.total:
+            self._ended(request, Status.FAILED)
+        elif queue_limit is not None and scheduler.waiting >= queue_limit:
+            self._ended(request, Status.REJECTED)
+        else:
+            scheduler.enqueue(request)
+            if self._armed is None:
+                self._rouse()
+            elif self._steps > 1:
+                joins = scheduler.waiting == 1 and scheduler.has_seat
+                self._cut(self.env.now if joins else request.deadline_s)
+
+    def _rouse(self) -> None:
+        """From rest: plan once all that arrives at this instant has arrived."""
+        self.meter.rest(self.env.now - self._start_s)
+        self._start_s = self.env.now
+        self._steps = 0
+        self._sleep(0.0)
+
+    def _cut(self, time_s: float) -> None:
+        """End the run with the step that is in progress at `time_s`, if it goes on beyond that."""
+        since_s = time_s - self._start_s
+        if since_s <= self._elapsed(self._steps - 1):
+            self._steps = self._steps_until(since_s)
+            self._sleep(max(self._start_s + self._elapsed(self._steps) - self.env.now, 0.0))
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _sleep(self, delay_s: float) -> None:
+        """Re-arm the wake-up: an older one becomes stale."""
+        self._armed = wake = Timeout(self.env, delay_s)
+        wake.callbacks = [self._wake]
+
+    def _wake(self, event: Event) -> None:
+        if event is self._armed:
+            if self._steps:
+                self._apply(self._steps)
+            self._plan()
+
+    def _elapsed(self, steps: int) -> float:
+        """Seconds from the start of the run to the end of its first `steps` steps."""
+        first, slope = self._time
+        return steps * (first + slope * (steps - 1) / 2)
+
+    def _steps_until(self, passed_s: float) -> int:
+        """The fewest steps of the run that take at least `passed_s`: a root of a quadratic, then mended for rounding."""
+        first, slope = self._time
+        middle = first - slope / 2
+        steps = int(2 * passed_s / (middle + sqrt(middle * middle + 2 * slope * passed_s)))
+        while steps > 0 and self._elapsed(steps - 1) >= passed_s:
+            steps -= 1
+        while self._elapsed(steps) < passed_s:
+            steps += 1
+        return steps
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    def _plan(self) -> None:
+        """At a step boundary: decide the next step, or run of steps, and sleep until its end."""
+        scheduler, now = self.scheduler, self.env.now
+        if scheduler.deadlines:
+            for request in scheduler.expire(now):
+                self._ended(request, Status.TIMED_OUT)
+        batch, kv = scheduler.batch, scheduler.kv
+        short = kv.phases[-batch.step % kv.size] > kv.free
+        if short:
+            scheduler.make_room(now)
+        if scheduler.waiting or scheduler.partial is not None:
+            scheduler.schedule(not short, now)
+        self._start_s = now
+        if scheduler.chunks:
+            self._start_mixed()
+        elif batch.rows:
+            self._start_run()
+        else:
+            self._armed = None
+
+    def _start_run(self) -> None:
+        """Decode steps only, until the batch must change or the next client hangs up."""
+        batch, kv = self.scheduler.batch, self.scheduler.kv
+        rows, growing = len(batch.rows), batch.growing
+        t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)
+        context, limited = batch.context + rows, batch.limited + growing
+        self._time = (t0 + t_ctx * context + t_lim * limited, t_ctx * rows + t_lim * growing)
+        self._energy = (e0 + e_ctx * context + e_lim * limited, e_ctx * rows + e_lim * growing)
+        steps = kv.steps_that_fit(batch.step, batch.run_length(), rows)
+        if self.scheduler.deadlines:
+            left_s = self.scheduler.deadlines[0][0] - self._start_s
+            if left_s < self._elapsed(steps):
+                steps = self._steps_until(left_s)
+        self._steps = steps
+        self._sleep(self._elapsed(steps))
+
+    def _start_mixed(self) -> None:
+        """One step of prompt chunks and, for every decoding sequence, one token."""
+        batch, window = self.scheduler.batch, self._cost.limit
+        rows = sampled = tokens = len(batch.rows)
+        pairs = keys = pairs_limited = keys_seen = 0
+        for request, prefix, new in self.scheduler.chunks:
+            tokens += new
+            sampled += prefix + new == request.prompt
+            pairs += attended(prefix, new)
+            keys += prefix + new
+            if window is not None:
+                pairs_limited += attended_limited(prefix, new, window)
+                keys_seen += keys_limited(prefix, new, window)
+        context, limited = batch.context + rows, batch.limited + batch.growing
+        seconds, joules = self._cost.mixed(tokens, sampled, rows, context, limited, pairs, keys, pairs_limited, keys_seen)
+        self._time, self._energy, self._decodes = (seconds, 0.0), (joules, 0.0), (0.0, 0.0)
+        if rows:
+            t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)
+            self._decodes = (t0 + t_ctx * context + t_lim * limited, e0 + e_ctx * context + e_lim * limited)
+        self._steps = 1
+        self._sleep(seconds)
+
+    def _apply(self, steps: int) -> None:
+        """`steps` steps of the run are over: book them, then let their tokens out."""
+        scheduler, batch = self.scheduler, self.scheduler.batch
+        chunks = scheduler.chunks
+        if chunks:
+            self.meter.mixed(self._start_s, scheduler, self._step(0), self._decodes)
+            scheduler.chunks = []
+        else:
+            self.meter.run(self._start_s, steps, scheduler, self._time, self._energy)
+        if batch.rows:
+            for request in batch.advance(steps):
+                scheduler.leave(request)
+                self._answer(request)
+        for request, prefix, new in chunks:
+            request.computed = prefix + new
+            if request.computed == request.prompt:
+                self._first_token(request)
+
+    def _step(self, number: int) -> Line:
+        """Seconds, and joules before the power limit, of one step of the run."""
+        return self._time[0] + number * self._time[1], self._energy[0] + number * self._energy[1]
+
+    def _first_token(self, request: Request) -> None:
+        """The prompt is in KV memory, and with it a token comes out."""
+        now = self.env.now
+        request.generated += 1
+        self.meter.output_tokens += 1
+        if isnan(request.first_s):
+            request.first_s = now
+            request.account.input_tokens += request.input_tokens
+        else:
+            self.meter.gap(request.last_s, now - request.last_s, 1)
+        if request.generated < request.output_tokens:
+            self.scheduler.join(request)
+        else:
+            self.scheduler.evict(request)
+            self._answer(request)
+
+    def _answer(self, request: Request) -> None:
+        self._ended(request, Status.COMPLETED if self.env.now <= request.deadline_s else Status.TIMED_OUT)
+
+    # -- looking from outside -----------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Where this replica stands now; changes nothing."""
+        scheduler, meter, passed = self.scheduler, self.meter, self.env.now - self._start_s
+        kv, rows, steps = scheduler.kv, len(scheduler.batch.rows), self._steps
+        blocks, tokens, joules = kv.total - kv.free, float(meter.output_tokens), meter.active_j + meter.idle_j
+        if self._armed is None:
+            joules += meter.rest_j(passed)
+        elif steps:
+            share = passed / self._elapsed(steps)
+            blocks += round(share * kv.growth(scheduler.batch.step, steps, rows)) if rows else 0
+            tokens += share * steps * rows
+            joules += share * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
+        return Snapshot(rows + len(scheduler.chunks), scheduler.waiting, blocks, tokens, joules)
+
+    def close(self) -> None:
+        """The simulation ends now: book what is done of the run in progress, and end all requests as in flight."""
+        if self._armed is None:
+            self.meter.rest(self.env.now - self._start_s)
+        elif self._steps:
+            self._close_run(self.env.now - self._start_s)
+        for request in self.scheduler.drain():
+            self._ended(request, Status.IN_FLIGHT)
+
+    def _close_run(self, passed_s: float) -> None:
+        """Book the whole steps that `passed_s` holds, and its part of the one in progress."""
+        steps = self._steps_until(passed_s)
+        if self._elapsed(steps) > passed_s:
+            steps -= 1
+        if steps:
+            self._apply(steps)
+        left_s, whole = passed_s - self._elapsed(steps), self._step(steps)
+        if left_s > 0:
+            decodes = self._decodes if self.scheduler.chunks else whole
+            self.meter.share(self.scheduler, whole, decodes, left_s / whole[0])

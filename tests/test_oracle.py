@@ -1,0 +1,116 @@
+"""The engine against the naive oracle: every request's times, tokens and fate, and the replica's energy, to 1e-9."""
+
+from dataclasses import dataclass
+from math import inf, isnan
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simpy import Environment
+
+from simfleet.hardware.step import StepCost
+from simfleet.records import Account, Sketch, Status
+from simfleet.serving.batching import Limits, Request, Scheduler
+from simfleet.serving.kv import BlockPool
+from simfleet.serving.meter import REST_S, Meter
+from simfleet.serving.replica import Replica
+from tests.oracle import Ask, Oracle
+
+EXACT = 1e-9
+
+
+@dataclass
+class Case:
+    """One random replica and its load."""
+
+    asks: list[Ask]
+    total: int
+    per_sequence: int
+    limits: Limits
+
+
+def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
+    """The same load through the real replica."""
+    env, gaps = Environment(), Sketch()
+    ended_s: dict[Request, float] = {}
+
+    def ended(request: Request, status: Status) -> None:
+        request.status = status
+        ended_s[request] = env.now
+
+    replica = Replica(env, Scheduler(BlockPool(case.total, 16, case.per_sequence), case.limits, cost.limit), Meter(cost, gaps), ended)
+    requests: list[Request] = []
+
+    def arrivals():
+        for ask in case.asks:
+            if ask.arrival_s > env.now:
+                yield env.timeout(ask.arrival_s - env.now)
+            request = Request(env.now, ask.input_tokens, ask.output_tokens, Account(0, 0), replica)
+            request.deadline_s = ask.deadline_s
+            requests.append(request)
+            replica.submit(request)
+            replica.scheduler.check()
+
+    env.process(arrivals())
+    while env.peek() < inf:
+        env.step()
+        replica.scheduler.check()
+    replica.close()
+    for request in requests:
+        request.last_s = ended_s[request]  # reused: when it ended
+    return requests, replica
+
+
+def compare(case: Case, cost: StepCost) -> Oracle:
+    limits = case.limits
+    oracle = Oracle(cost, case.total, 16, case.per_sequence, limits.token_budget, limits.max_sequences, limits.queue_limit, limits.static)
+    oracle.run(case.asks)
+    requests, replica = serve(case, cost)
+    for ask, request in zip(case.asks, requests, strict=True):
+        assert request.status.name.lower() == ask.status
+        assert request.generated == ask.generated
+        assert request.preemptions == ask.preemptions
+        assert request.started_s == pytest.approx(ask.started_s, rel=EXACT, abs=EXACT, nan_ok=True)
+        assert request.first_s == pytest.approx(ask.first_s, rel=EXACT, abs=EXACT, nan_ok=True)
+        if not isnan(ask.end_s):
+            assert request.last_s == pytest.approx(ask.end_s, rel=EXACT)
+    meter = replica.meter
+    oracle.idle[-1] += replica.env.now - oracle.now
+    busy_s = replica.env.now - meter.rest_s
+    assert busy_s == pytest.approx(oracle.busy_s, rel=EXACT)
+    assert meter.active_j == pytest.approx(oracle.joules, rel=EXACT)
+    assert meter.iterations == oracle.iterations
+    assert meter.output_tokens == sum(ask.generated for ask in case.asks)
+    assert meter._gaps.count == len(oracle.gaps)
+    assert meter._gaps.total == pytest.approx(sum(oracle.gaps), rel=EXACT)
+    rest = sum(cost.gap_w * min(s, REST_S) + cost.idle_w * max(s - REST_S, 0) for s in oracle.idle)
+    assert meter.idle_j == pytest.approx(rest, rel=EXACT, abs=EXACT)
+    charged = sum(r.account.prefill_j + r.account.decode_j for r in requests)
+    assert charged == pytest.approx(meter.active_j, rel=EXACT)
+    charged_s = sum(r.account.prefill_device_s + r.account.decode_device_s for r in requests)
+    assert charged_s == pytest.approx(busy_s * cost.devices, rel=EXACT)
+    return oracle
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """From an idle replica to one that thrashes: gaps of 0 to seconds, prompts over several budgets, few blocks, timeouts."""
+    count = draw(st.integers(1, 25))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    scale = draw(st.sampled_from([0.0, 0.003, 0.05, 0.5, 3.0]))
+    longest = draw(st.sampled_from([5, 60, 400]))
+    timeout = draw(st.sampled_from([inf, inf, 0.08, 1.0]))
+    asks, now = [], 0.0
+    for gap in rng.exponential(scale, count) if scale else [0.0] * count:
+        now += float(gap)
+        asks.append(Ask(now, int(rng.integers(1, longest + 1)), int(rng.integers(1, longest + 1)), now + timeout * rng.uniform(0.5, 1.5)))
+    seats = draw(st.integers(1, 12))
+    limits = Limits(
+        token_budget=draw(st.integers(seats, 200)),
+        max_sequences=seats,
+        queue_limit=draw(st.sampled_from([None, None, 1, 4])),
+        static=draw(st.sampled_from([False, False, False, True])),
+    )
+    return Case(asks, draw(st.integers(3, 120)), draw(st.sampled_from([0, 0, 1])), limits)
