@@ -141,7 +141,7 @@ class DecodeBatch:
         if self.growing:
             self.limited += self.growing * steps
             self.growing -= len(self._due(self._crossings))
-        return self._due(self._finishes)
+        return self._due(self._finishes) if self._finishes[0][0] <= self.step else []
 
     def _due(self, heap: Entries) -> list[Request]:
         due: list[Request] = []

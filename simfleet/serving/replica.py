@@ -86,7 +86,7 @@ class Replica:
     def _sleep(self, delay_s: float) -> None:
         """Re-arm the wake-up: an older one becomes stale."""
         self._armed = wake = Timeout(self.env, delay_s)
-        wake.callbacks = [self._wake]
+        wake.callbacks.append(self._wake)
 
     def _wake(self, event: Event) -> None:
         if event is self._armed:

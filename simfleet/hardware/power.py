@@ -1,0 +1,31 @@
+"""Energy of accelerators: a run of steps under a power limit, and time without work."""
+
+
+def run_energy(t_first: float, t_slope: float, e_first: float, e_slope: float, steps: int, limit_w: float) -> float:
+    """Joules of `steps` steps under a power limit: sum over j = 0 .. steps - 1 of min(limit * t_j, e_j), in closed form.
+
+    Step j takes t_j = t_first + t_slope * j seconds and would draw e_j = e_first + e_slope * j joules. Both are affine, so the
+    limit starts or ceases to bind at most once.
+
+    t_first, t_slope -- [s]
+    e_first, e_slope -- [J], before the limit
+    limit_w          -- [W]
+    """
+    last = steps - 1
+    over_first = e_first - limit_w * t_first
+    over_last = over_first + (e_slope - limit_w * t_slope) * last
+    if over_first <= 0.0 and over_last <= 0.0:
+        return steps * (e_first + e_slope * last / 2)
+    if over_first >= 0.0 and over_last >= 0.0:
+        return limit_w * steps * (t_first + t_slope * last / 2)
+    head = min(int(over_first / (over_first - over_last) * last) + 1, last)  # steps before the limit binds, or ceases to
+    tail = steps - head
+    free_first, capped_first = (0, head) if over_first < 0.0 else (head, 0)
+    free, capped = (head, tail) if over_first < 0.0 else (tail, head)
+    uncapped_j = free * (e_first + e_slope * (free_first + (free - 1) / 2))
+    return uncapped_j + limit_w * capped * (t_first + t_slope * (capped_first + (capped - 1) / 2))
+
+
+def idle_j(gap_w: float, idle_w: float, delay_s: float, duration_s: float) -> float:
+    """Joules of `duration_s` without work: `gap_w` until the clocks fall after `delay_s`, then `idle_w` [W, s]."""
+    return gap_w * min(duration_s, delay_s) + idle_w * max(duration_s - delay_s, 0.0)

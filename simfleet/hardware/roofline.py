@@ -1,0 +1,76 @@
+"""Single operators on one device: a launch, and the slower of arithmetic and memory."""
+
+from math import exp
+from typing import NamedTuple
+
+from simfleet.hardware.profile import Gemm
+
+LAUNCH, COMPUTE, MEMORY, LINK = "kernel launch", "compute", "memory bandwidth", "interconnect"
+
+
+class Operator(NamedTuple):
+    """What an operator asks of the device: seconds of each resource, bytes of memory traffic, floating-point operations."""
+
+    name: str
+    launch_s: float = 0.0
+    compute_s: float = 0.0
+    memory_s: float = 0.0
+    link_s: float = 0.0
+    bytes: float = 0.0
+    flops: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Launch + max(compute, memory) + link [s]."""
+        return self.launch_s + max(self.compute_s, self.memory_s) + self.link_s
+
+    def by_resource(self) -> dict[str, float]:
+        """The same seconds by what they wait for [s]."""
+        bound = COMPUTE if self.compute_s > self.memory_s else MEMORY
+        return {LAUNCH: self.launch_s, bound: max(self.compute_s, self.memory_s), LINK: self.link_s}
+
+    def times(self, count: int) -> "Operator":
+        """The same operator `count` times."""
+        return Operator(self.name, *(count * number for number in self[1:]))
+
+
+def gemm(
+    name: str, constants: Gemm, peak: float, bandwidth: float, launch: float, tokens: float, weights: float, moved: float
+) -> Operator:  # fmt: skip
+    """Matrix product of `tokens` rows with `weights` weights: launch * t0 + max(2*T*w / (ef*peak), bytes / (eb*BW)).
+
+    constants -- t0 [s], ef and eb of the profile, for the precision of the arithmetic
+    peak      -- dense operations per second of that precision [FLOP/s]
+    bandwidth -- of the memory [B/s]
+    launch    -- kernel launch time against the operator tables' [1]
+    weights   -- elements on this device
+    moved     -- weights and activations read and written [B]
+    """
+    flops = 2.0 * tokens * weights
+    compute_s = flops / (constants.compute.value * peak)
+    return Operator(
+        name, launch * constants.t0.value, compute_s, moved / (constants.bandwidth.value * bandwidth), 0.0, moved, flops
+    )
+
+
+def elementwise(bandwidth: float, efficiency: float, launch: float, tokens: float, hidden: int) -> Operator:
+    """Norms, rotations and residuals of one layer: four kernels of 2.5 us, and 16 bytes per token and hidden element."""
+    moved = 16.0 * tokens * hidden
+    return Operator("elementwise", 4 * 2.5e-6 * launch, 0.0, moved / (efficiency * bandwidth), 0.0, moved)
+
+
+def all_reduce(alpha_s: float, efficiency: float, link: float, launch: float, tokens: float, hidden: int, devices: int) -> Operator:
+    """Sum of 16-bit activations over `devices` devices: launch * alpha + B / (efficiency * link).
+
+    B = 2 * T * h * 2 * (n - 1) / n bytes pass each device; `link` is its bandwidth in one direction [B/s].
+    """
+    passed = 2.0 * tokens * hidden * 2.0 * (devices - 1) / devices
+    return Operator("all-reduce", launch * alpha_s, link_s=passed / (efficiency * link))
+
+
+def experts_touched(experts: int, per_token: int, tokens: float) -> float:
+    """Expected experts that `tokens` tokens reach when each picks `per_token` independently: E * (1 - exp(-k*T / E)).
+
+    At least those that one token picks. Even routing is the limit theta -> 0 of skewed coverage; skew touches fewer.
+    """
+    return max(experts * (1.0 - exp(-per_token * tokens / experts)), float(min(per_token, experts)))

@@ -1,0 +1,287 @@
+"""Trace files: every row as numbers, or an error that names the file, the line and the column.
+
+A trace is text, gzipped or not, with one request a row: when it arrived, how many tokens came in, how many went out.
+`FORMATS` says how each public format writes these three. A row is first cut into three texts (`_csv_rows`,
+`_json_rows`), then a block of rows becomes numbers at once; only a block with something wrong in it is read again
+cell by cell, to say what and where.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK = 65_536
+MOST_TOKENS = 10**9
+_STAMP = re.compile(r"((?:19[7-9]|2[01]\d)\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?")
+
+Cells = tuple[str, str, str]
+Numbers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a format writes a request: its three columns (arrival, input, output) and the seconds of one unit of time.
+
+    `unit_s` is None where the arrival may be seconds or a timestamp, and 0 where it is always a timestamp.
+    """
+
+    columns: tuple[str, str, str]
+    unit_s: float | None
+    json_lines: bool = False
+
+
+FORMATS: dict[str, Layout] = {
+    "azure-2023": Layout(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), 0.0),
+    "splitwise": Layout(("arrival_timestamp", "prompt_size", "token_size"), 1.0),
+    "vidur": Layout(("arrived_at", "num_prefill_tokens", "num_decode_tokens"), 1.0),
+    "mooncake": Layout(("timestamp", "input_length", "output_length"), 1e-3, json_lines=True),
+    "csv": Layout(("arrival_s", "input_tokens", "output_tokens"), None),
+}
+"""Sources: AzurePublicDataset (LLM inference trace 2023), splitwise-sim, Vidur's processed traces, Mooncake's FAST'25
+traces (milliseconds). The last is simfleet's own, whose column names can be changed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The requests of a trace file in order of arrival: seconds since the first row, tokens in, tokens out.
+
+    `dropped` has one message for each bad row that was left out.
+    """
+
+    arrival_s: npt.NDArray[np.float64]
+    input_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    dropped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows) and self.dropped == other.dropped and all(map(np.array_equal, self.columns(), other.columns()))
+
+    def columns(self) -> tuple[Numbers, Numbers, Numbers]:
+        return self.arrival_s, self.input_tokens, self.output_tokens
+
+    def take(self, index: Any) -> "Rows":
+        """The rows at `index`: a mask, a slice or positions."""
+        return Rows(self.arrival_s[index], self.input_tokens[index], self.output_tokens[index], self.dropped)
+
+
+@dataclass(slots=True)
+class _Faults:
+    """Bad rows: the first one ends the reading, or all of them are noted and left out."""
+
+    file: str
+    drop: bool
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, line: int, message: str) -> None:
+        text = f"{self.file}:{line}: {message}"
+        if not self.drop:
+            raise ValueError(text)
+        self.messages.append(text)
+
+
+def read_rows(path: Path, layout: Layout, drop: bool = False, sort: bool = False) -> Rows:
+    """Read a trace file.
+
+    With `drop`, bad rows are left out and noted in `Rows.dropped`; with `sort`, rows may come in any order of time.
+    Raises ValueError "file:line: column x: expected ..., got ..." for the first bad row, a missing column, a file that
+    is empty, broken, or has no good row.
+    """
+    faults = _Faults(path.name, drop)
+    cut = _json_rows if layout.json_lines else _csv_rows
+    rows = cut(read_text(path), layout.columns, faults)
+    blocks = list(_blocks(rows, layout, faults))
+    if not blocks:
+        raise ValueError(f"{path.name}: expected at least one request, got none{_among(faults)}")
+    line, arrival, tokens_in, tokens_out = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    order = np.argsort(arrival, kind="stable") if sort else _in_order(arrival, line, layout, faults)
+    seconds = _seconds(arrival[order], layout)
+    return Rows(seconds, tokens_in[order], tokens_out[order], tuple(faults.messages))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, unzipped when it starts like gzip. Raises ValueError when it is broken."""
+    data = path.read_bytes()
+    try:
+        if data[:2] == b"\x1f\x8b" or path.suffix == ".gz":
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name}: expected a whole gzip file, got one that does not unpack: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: expected text in UTF-8, got the byte {data[error.start]:#04x} at position {error.start}") from None
+
+
+def _among(faults: _Faults) -> str:
+    return f" among {len(faults.messages)} bad rows, the first: {faults.messages[0]}" if faults.messages else ""
+
+
+def _csv_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tuple[int, Cells]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in next(reader, [])]
+    for name in columns:
+        if name not in header:
+            near = get_close_matches(name, header, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise ValueError(f"{faults.file}:1: expected a column `{name}`, got {', '.join(f'`{h}`' for h in header) or 'an empty file'}{hint}")
+    pick, width = itemgetter(*(header.index(name) for name in columns)), len(header)
+    for row in reader:
+        if len(row) == width:
+            yield reader.line_num, pick(row)
+        elif row:
+            faults.add(reader.line_num, f"expected {width} fields, got {len(row)}")
+
+
+def _json_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tuple[int, Cells]]:
+    for line, record in _objects(text, faults):
+        missing = [name for name in columns if name not in record]
+        if missing:
+            faults.add(line, f"expected a field `{missing[0]}`, got {', '.join(f'`{key}`' for key in record) or 'none'}")
+        else:
+            arrival, tokens_in, tokens_out = (str(record[name]) for name in columns)
+            yield line, (arrival, tokens_in, tokens_out)
+
+
+def _objects(text: str, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON object of each line that has one, with its line number."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            faults.add(number, f"expected a JSON object, got what is not JSON: {error}")
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            faults.add(number, f"expected a JSON object, got `{record}`")
+
+
+def _blocks(rows: Iterator[tuple[int, Cells]], layout: Layout, faults: _Faults) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+    """Blocks of (line, arrival, input, output) as arrays; the arrival in nanoseconds since 1970 or in units of time."""
+    arrival_of: Callable[[str], float] | None = None
+    while block := list(islice(rows, BLOCK)):
+        if arrival_of is None:
+            arrival_of = _stamp if _is_stamped(block[0][1][0], layout) else _moment
+        try:
+            lines, cells = zip(*block, strict=True)
+            arrivals, *tokens = zip(*cells, strict=True)
+            yield np.array(lines), _column(arrivals, arrival_of), *(_token_column(column) for column in tokens)
+        except (ValueError, OverflowError):
+            yield from _cell_by_cell(block, arrival_of, layout, faults)
+
+
+def _is_stamped(cell: str, layout: Layout) -> bool:
+    return layout.unit_s == 0 or (layout.unit_s is None and "-" in cell.strip()[1:] and ":" in cell)
+
+
+def _column(cells: Sequence[str], arrival_of: Callable[[str], float]) -> Numbers:
+    if arrival_of is _stamp:
+        return _stamps(cells)
+    column = np.array(list(map(float, cells)))
+    if not (np.isfinite(column).all() and column.min() >= 0):
+        raise ValueError("a time is not a number of at least 0")
+    return column
+
+
+def _token_column(cells: Sequence[str]) -> Numbers:
+    column = np.array(list(map(int, cells)), dtype=np.int64)
+    if column.min() < 1 or column.max() > MOST_TOKENS:
+        raise ValueError("a token count is out of range")
+    return column
+
+
+def _stamps(cells: Sequence[str]) -> Numbers:
+    matches = [_STAMP.fullmatch(cell) for cell in cells]
+    if None in matches:
+        raise ValueError("not a timestamp")
+    return np.array([match[1] for match in matches if match], dtype="datetime64[ns]").astype(np.int64)
+
+
+def _cell_by_cell(
+    block: Sequence[tuple[int, Cells]], arrival_of: Callable[[str], float], layout: Layout, faults: _Faults
+) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+    """The good rows of a block one by one; the bad ones go to `faults`."""
+    good = []
+    for line, cells in block:
+        values: list[float] = []
+        for name, cell, value_of in zip(layout.columns, cells, (arrival_of, _tokens, _tokens), strict=True):
+            try:
+                values.append(value_of(cell.strip()))
+            except ValueError as error:
+                faults.add(line, f"column {name}: {error}, got `{cell}`")
+                break
+        else:
+            good.append((line, *values))
+    if good:
+        line, arrival, tokens_in, tokens_out = (np.array(column) for column in zip(*good, strict=True))
+        yield line, arrival, tokens_in, tokens_out
+
+
+def _stamp(cell: str) -> int:
+    """Nanoseconds since 1970 of an ISO timestamp in UTC or without a zone, up to nine decimals, exact."""
+    try:
+        return int(_stamps([cell])[0])
+    except ValueError:
+        raise ValueError("expected a timestamp in UTC such as `2023-11-16 18:17:03.9799600`") from None
+
+
+def _moment(cell: str) -> float:
+    try:
+        return float(_column([cell], _moment)[0])
+    except ValueError:
+        raise ValueError("expected a time of at least 0") from None
+
+
+def _tokens(cell: str) -> int:
+    """A whole number of tokens; `374.0`, as some programs write it, is whole too."""
+    try:
+        number = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
+        if number > MOST_TOKENS:
+            raise ValueError(f"expected at most {MOST_TOKENS} tokens")
+        whole = number >= 1 and number == int(number)
+    except OverflowError:
+        whole = False
+    except ValueError as error:
+        if "at most" in str(error):
+            raise
+        whole = False
+    if not whole:
+        raise ValueError("expected a whole number of at least 1")
+    return int(number)
+
+
+def _in_order(arrival: Numbers, line: Numbers, layout: Layout, faults: _Faults) -> Numbers:
+    """The mask of rows that are not earlier than any row before them."""
+    latest = np.maximum.accumulate(arrival)
+    keep: Numbers = arrival == latest
+    for i in np.flatnonzero(~keep):
+        early_s = float(latest[i] - arrival[i]) * _unit_s(arrival, layout)
+        faults.add(int(line[i]), f"column {layout.columns[0]}: expected a time not before the rows above, got one {early_s:g} s earlier; `sort: true` puts rows in order")
+    return keep
+
+
+def _unit_s(arrival: Numbers, layout: Layout) -> float:
+    return 1e-9 if arrival.dtype == np.int64 else layout.unit_s or 1.0
+
+
+def _seconds(arrival: Numbers, layout: Layout) -> npt.NDArray[np.float64]:
+    """Seconds since the first row. Integer nanoseconds are subtracted before they become floats, so no decimal is lost."""
+    since: npt.NDArray[np.float64] = (arrival - arrival[0]) * _unit_s(arrival, layout)
+    return since
