@@ -141,3 +141,70 @@ def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
             click.echo("\n".join(_profile_line(library, name) for name in library.names("hardware_profiles")))
         else:
             click.echo(explain(library.profile(name)))
+
+
+def _profile_line(library: Library, name: str) -> str:
+    profile = library.profile(name)
+    memory, power = profile.memory, profile.power
+    tflops = ", ".join(f"{precision} {fact.value / 1e12:,.0f}" for precision, fact in profile.flops.items() if precision in SHOWN)
+    price = f"${profile.rent[0].price:.2f}/h" if profile.rent else "no offer"
+    return (
+        f"{name:24} {memory.capacity.value / 1e9:7,.1f} GB {memory.kind:14.14} {memory.bandwidth.value / 1e12:6.2f} TB/s  "
+        f"{power.tdp.value:6,.0f} W  {price:>9}  TFLOP/s {tflops}"
+    )
+
+
+SHOWN = ("bf16", "fp8", "int8", "fp4")
+
+
+def _explain(profile: Profile) -> str:
+    """Every number of a profile with its grade and source."""
+    lines = [f"{profile.name}: {profile.description} ({profile.vendor}, {profile.kind})", f"memory: {profile.memory.kind}"]
+    if profile.memory.note:
+        lines.append(f"  {profile.memory.note}")
+    for path, fact in facts(profile):
+        note = f" - {fact.note}" if fact.note else ""
+        lines.append(f"  {path:42} {_si(fact.value):>24}  {fact.grade:10} {fact.source}{note}")
+    lines += [f"  rent {offer.price:8.2f} $/h  {offer.provider}, {offer.kind}, {offer.date} ({offer.source})" for offer in profile.rent]
+    return "\n".join([*lines, "sources:", *(f"  {key}: {text}" for key, text in profile.sources.items())])
+
+
+def _si(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@cli.command()
+@_paths
+def scenarios(paths: tuple[Path, ...]) -> None:
+    """List the scenarios that can be run by name."""
+    with _bad_input():
+        library = Library(paths)
+        for name in library.names("scenarios"):
+            click.echo(f"{name:22} {library.document('scenarios', name).data.get('description', '')}")
+
+
+@cli.group()
+def workload() -> None:
+    """Look at requests without serving them."""
+
+
+@workload.command("describe")
+@click.argument("scenario")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_overrides
+@_variant
+@_paths
+def describe_workload(
+    scenario: str, seed: int, form: str, overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
+) -> None:
+    """Rate, dispersion and lengths of every stream of SCENARIO, or of a trace: `--set workload.streams.chat.trace=...`."""
+    with _bad_input():
+        spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+        described = describe.streams(spec.workload, seed, spec.horizon)
+    click.echo(json.dumps(described, indent=2) if form == "json" else describe.text(described))
+
+
+def main() -> None:
+    """The `simfleet` command."""
+    cli()

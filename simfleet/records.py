@@ -139,8 +139,9 @@ class PoolLedger:
     kv_peak: float
     waiting_peak: int
     preemptions: int
+    kv_stalls: int
+    seat_stalls: int
     iterations: int
-    input_tokens: int
     output_tokens: int
     binds: str
 

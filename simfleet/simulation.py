@@ -9,13 +9,13 @@ from typing import NamedTuple
 from simpy import Environment, Event
 
 from simfleet.facility.site import node_j, rated_w, servers_of
-from simfleet.hardware.step import HostConstants, StepCost, step_cost
+from simfleet.hardware.step import StepCost
 from simfleet.records import Account, PoolLedger, Records, Status, request_table, timeline_table
 from simfleet.result import Result
 from simfleet.run import Run
 from simfleet.scenario import Pool, Scenario
 from simfleet.serving.batching import Limits, Scheduler
-from simfleet.serving.engine import Static, kv_blocks, sequence_blocks
+from simfleet.serving.engine import Static, sequence_blocks
 from simfleet.serving.fleet import Fleet, Lane
 from simfleet.serving.kv import BlockPool
 from simfleet.serving.meter import Meter
@@ -68,7 +68,7 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     """The fleet of `scenario`: replicas of every pool, a router per model, a lane per stream."""
     fleet = Fleet(env, records, detail)
     for index, pool in enumerate(scenario.pools.values()):
-        cost = pool_cost(pool)
+        cost = pool.step_cost()
         fleet.pools.append([_replica(fleet, pool, cost, index, number, scenario.warmup) for number in range(pool.replicas)])
     for model in dict.fromkeys(stream.model.name for stream in scenario.workload.streams):
         serving = [r for pool, group in zip(scenario.pools.values(), fleet.pools, strict=True) if pool.network.name == model for r in group]
@@ -79,18 +79,9 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     return fleet
 
 
-def pool_cost(pool: Pool) -> StepCost:
-    """Step time and energy of one replica of `pool`."""
-    engine = pool.engine
-    host = HostConstants(engine.host, engine.per_sequence, engine.launch_factor)
-    return step_cost(pool.network, pool.profile, host, pool.tensor_parallel, pool.precision)
-
-
 def _replica(fleet: Fleet, pool: Pool, cost: StepCost, index: int, number: int, warmup_s: float) -> Replica:
     engine, shape = pool.engine, (pool.tensor_parallel, pool.precision)
-    kv = BlockPool(
-        kv_blocks(pool.network, pool.profile, engine, *shape), engine.block_size, sequence_blocks(pool.network, engine, *shape)
-    )
+    kv = BlockPool(pool.kv_blocks(), engine.block_size, sequence_blocks(pool.network, engine, *shape))
     limits = Limits(engine.token_budget, engine.max_sequences, engine.queue_limit, isinstance(engine, Static))
     meter = Meter(cost, fleet.records.itl, warmup_s)
     replica = Replica(fleet.env, Scheduler(kv, limits, cost.limit), meter, fleet.ended)
@@ -232,5 +223,24 @@ def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: 
         output_tokens=sum(meter.output_tokens for meter in meters),
         kv_stalls=sum(scheduler.kv_stalls for scheduler in schedulers),
         seat_stalls=sum(scheduler.seat_stalls for scheduler in schedulers),
-        binds=_binds(pool_cost(pool), replicas),
+        binds=_binds(pool, replicas),
     )
+
+
+def _binds(pool: Pool, replicas: list[Replica]) -> str:
+    """What holds the pool back: seats or KV blocks where requests waited for them, else what its mean decode step waits for."""
+    meters, schedulers = [replica.meter for replica in replicas], [replica.scheduler for replica in replicas]
+    iterations = sum(meter.iterations for meter in meters)
+    if not iterations:
+        return "nothing: no work"
+    short_of = {
+        "KV memory": sum(scheduler.kv_stalls + scheduler.preemptions for scheduler in schedulers),
+        "max_sequences": sum(scheduler.seat_stalls for scheduler in schedulers),
+    }
+    rows = max(sum(meter.row_steps for meter in meters) / iterations, 1.0)
+    context = sum(meter.context_steps for meter in meters) / max(sum(meter.row_steps for meter in meters), 1)
+    waits = pool.step_cost().binding(round(rows), round(context))
+    resource = max(waits, key=lambda name: waits[name])
+    step = f"{resource}, {waits[resource] / sum(waits.values()):.0%} of a step of {rows:.0f} sequences"
+    scarce = max(short_of, key=lambda name: short_of[name])
+    return f"{scarce}, then {step}" if short_of[scarce] > 0.05 * iterations else step

@@ -26,6 +26,8 @@ class Meter:
         self.idle_j = 0.0
         self.iterations = 0
         self.output_tokens = 0
+        self.row_steps = 0  # decoding sequences, summed over steps
+        self.context_steps = 0.0  # their tokens in KV memory, summed over steps
         self.blocks_peak = 0
         self.block_s = 0.0
         self._gaps = gaps
@@ -45,6 +47,8 @@ class Meter:
         self.active_j += joules
         self.iterations += steps
         self.output_tokens += rows * steps
+        self.row_steps += rows * steps
+        self.context_steps += batch.context * steps
         self._hold(kv.total - kv.free, kv.grow(batch.step, steps, rows), seconds)
         if start_s >= self._warmup_s:
             self._gaps.add(first, slope, steps, rows)
@@ -57,6 +61,8 @@ class Meter:
         self.iterations += 1
         if rows:
             self.output_tokens += rows
+            self.row_steps += rows
+            self.context_steps += batch.context
             self._hold(held, kv.grow(batch.step, 1, rows), whole[0])
             self.gap(start_s, whole[0], rows)
         else:

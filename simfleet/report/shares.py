@@ -1,0 +1,80 @@
+"""Who used what: joules and dollars of every pool, shared over streams, input and output tokens, so that the parts are the whole."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from simfleet.records import Account, PoolLedger
+from simfleet.run import Run
+
+BOUNDARIES = ("accelerator_active", "accelerator", "node", "facility")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Device-seconds, joules at the four boundaries, dollars, grams of CO2e and litres; shares add up with `total`."""
+
+    device_s: float = 0.0
+    accelerator_active_j: float = 0.0
+    accelerator_j: float = 0.0
+    node_j: float = 0.0
+    facility_j: float = 0.0
+    usd: float = 0.0
+    grams_co2e: float = 0.0
+    litres_water: float = 0.0
+
+    def joules(self, boundary: str) -> float:
+        """Joules at one of BOUNDARIES."""
+        return float(getattr(self, f"{boundary}_j"))
+
+
+def total(shares: Iterable[Share]) -> Share:
+    """The sum of shares."""
+    shares = list(shares)
+    return Share(*(sum(getattr(share, field.name) for share in shares) for field in fields(Share)))
+
+
+def lines_usd(run: Run, number: int) -> dict[str, float]:
+    """What pool `number` cost, line by line: rent, or devices, servers, network, facility, upkeep and electricity [$]."""
+    ledger = run.records.pools[number]
+    pool = run.scenario.pools[ledger.name]
+    device_h = ledger.devices * ledger.duration_s / 3600
+    rates = pool.cost.rates(pool.profile, run.scenario.sites[pool.site])
+    lines = {name: rate * device_h for name, rate in rates.items()}
+    return lines | ({"electricity": ledger.electricity_usd} if pool.cost.metered else {})
+
+
+def whole(run: Run, number: int) -> Share:
+    """All that pool `number` used."""
+    ledger = run.records.pools[number]
+    return Share(
+        ledger.busy_device_s, ledger.active_j, ledger.accelerator_j, ledger.node_j, ledger.facility_j,
+        sum(lines_usd(run, number).values()), ledger.grams_co2e, ledger.litres_water,
+    )  # fmt: skip
+
+
+def parts(run: Run, account: Account) -> tuple[Share, Share]:
+    """The shares of one stream in one pool: for its prompts, and for its answers.
+
+    Idle joules follow busy device-seconds. What the node and the facility add, and carbon and water, follow accelerator joules. Of
+    the dollars, electricity follows joules, the rest device-seconds.
+    """
+    ledger = run.records.pools[account.pool]
+    lines = lines_usd(run, account.pool)
+    return (
+        _part(ledger, lines, account.prefill_device_s, account.prefill_j),
+        _part(ledger, lines, account.decode_device_s, account.decode_j),
+    )
+
+
+def _part(ledger: PoolLedger, lines: dict[str, float], device_s: float, active_j: float) -> Share:
+    if not ledger.busy_device_s:
+        return Share()
+    by_time = device_s / ledger.busy_device_s
+    accelerator_j = active_j + (ledger.accelerator_j - ledger.active_j) * by_time
+    by_energy = accelerator_j / ledger.accelerator_j if ledger.accelerator_j else by_time
+    electricity = lines.get("electricity", 0.0)
+    return Share(
+        device_s, active_j, accelerator_j, ledger.node_j * by_energy, ledger.facility_j * by_energy,
+        (sum(lines.values()) - electricity) * by_time + electricity * by_energy,
+        ledger.grams_co2e * by_energy, ledger.litres_water * by_energy,
+    )  # fmt: skip

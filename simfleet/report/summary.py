@@ -1,0 +1,157 @@
+"""One screen for a planner, from the content of report.json: plain text and Markdown from the same tables."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+
+class Table(NamedTuple):
+    """A heading, column names (the first column is left-aligned), rows of text."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Three significant digits with thousands commas; n/a for what is undefined or has too few samples."""
+    if value is None:
+        return "n/a"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}{unit}"
+    digits = 2 if abs(value) >= 1 else 3
+    text = f"{value:.{digits}f}" if abs(value) >= 0.001 else f"{value:.2e}"
+    return text + unit
+
+
+def seconds(value: float | None) -> str:
+    """A time in the unit that reads best."""
+    if value is None:
+        return "n/a"
+    if value >= 100:
+        return f"{value:,.0f} s"
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
+
+
+def percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{value * 100:.1f} %"
+
+
+def tables(report: Json) -> list[Table]:
+    """Everything on the screen."""
+    return [_latency(report), _service(report), _pools(report), _energy(report), _cost(report)]
+
+
+def headline(report: Json) -> list[str]:
+    """What was run, and how it went."""
+    asked, rate = report["requests"], report["throughput"]
+    ends = ", ".join(f"{asked[name]:,} {name.replace('_', ' ')}" for name in asked if name not in ("arrived", "completed") and asked[name])
+    return [
+        f"{report['scenario']['name']}: {report['scenario']['description']}".rstrip(": "),
+        f"{report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']} | {asked['arrived']:,} requests, "
+        f"{asked['completed']:,} completed" + (f", {ends}" if ends else ""),
+        f"{number(rate['output_tok_s'])} output tok/s, {number(rate['input_tok_s'])} input tok/s, "
+        f"{number(rate['output_tok_s_per_device'])} output tok/s per device",
+    ]
+
+
+def _latency(report: Json) -> Table:
+    names = {"ttft_s": "first token", "tpot_s": "per token", "itl_s": "token gap", "e2e_s": "whole answer", "queue_wait_s": "queue wait"}
+    rows = [
+        [label, *(seconds(report["latency"][name][key]) for key in ("mean", "p50", "p90", "p95", "p99")), f"{report['latency'][name]['n']:,.0f}"]
+        for name, label in names.items()
+    ]
+    return Table("Latency", ("all classes", "mean", "p50", "p90", "p95", "p99", "samples"), rows)
+
+
+def _service(report: Json) -> Table:
+    rows = []
+    for group in report["classes"]:
+        targets, reached = group["targets"], group["attainment"]
+        goal = ", ".join(f"{key[:-2].upper()} {seconds(targets[key])}" for key in ("ttft_s", "tpot_s", "e2e_s") if targets.get(key))
+        wanted = f"{percent(targets['target'])} of: {goal}" if goal else "none"
+        verdict = {True: "kept", False: "missed", None: "-"}[group["kept"]]
+        p99 = group["latency"]["ttft_s"]["p99"] or group["latency"]["ttft_s"]["p95"]
+        rows.append(
+            [group["name"], wanted, percent(reached["overall"]), verdict, (reached["binds"] or "-").upper(), seconds(p99),
+             number(group["cost"]["usd_per_mtok_output"]), number(group["goodput"]["goodput_rps"])]
+        )  # fmt: skip
+    return Table("Service", ("class", "wanted", "attained", "", "binds", "TTFT p99", "$/Mtok out", "good req/s"), rows)
+
+
+def _pools(report: Json) -> Table:
+    rows = []
+    for pool in report["pools"]:
+        kv, used = pool["kv"], pool["energy"]
+        rows.append(
+            [pool["name"], f"{pool['devices']} x {pool['device']}", percent(pool["utilisation"]),
+             f"{percent(kv['occupancy_mean'])} / {percent(kv['occupancy_peak'])}", f"{kv['preemptions']:,}",
+             number(used["mean_accelerator_w"]), number(pool["throughput"]["output_tok_s"]),
+             number(used["joules_per_output_token"]["facility"]), number(pool["cost"]["usd_per_mtok_output"]), pool["binds"]]
+        )  # fmt: skip
+    columns = ("pool", "devices", "busy", "KV mean / peak", "preempted", "watts", "tok/s", "J/token", "$/Mtok out", "binds")
+    return Table("Pools", columns, rows)
+
+
+def _energy(report: Json) -> Table:
+    used = report["energy"]
+    rows = [
+        [scope.replace("_", " "), number(used["joules"][scope] / 3.6e6), number(used["joules_per_output_token"][scope]),
+         number(used["prefill_joules_per_input_token"][scope]), number(used["decode_joules_per_output_token"][scope]),
+         number(used["joules_per_request"][scope])]
+        for scope in used["joules"]
+    ]  # fmt: skip
+    columns = ("boundary", "kWh", "J / output token", "prompt J / input token", "answer J / output token", "J / request")
+    heading = (
+        f"Energy ({number(used['mean_facility_w'] and used['mean_facility_w'] / 1e3)} kW at the meter, "
+        f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
+    )
+    return Table(heading, columns, rows)
+
+
+def _cost(report: Json) -> Table:
+    money = report["cost"]
+    lines = ", ".join(f"{name.replace('_', ' ')} ${number(usd)}" for name, usd in money["lines_usd"].items())
+    row = [number(money[f"usd_per_mtok_{name}"]) for name in ("input", "output", "total")]
+    return Table(
+        f"Cost (${number(money['usd_total'])}: {lines})",
+        ("", "$/Mtok input", "$/Mtok output", "$/Mtok all", "$/1000 requests", "Mtok/$"),
+        [["", *row, number(money["usd_per_request"] and money["usd_per_request"] * 1e3),
+          number(money["tokens_per_usd"] and money["tokens_per_usd"] / 1e6)]],
+    )  # fmt: skip
+
+
+def text(report: Json, most_assumptions: int = 6) -> str:
+    """One screen of plain text."""
+    blocks = ["\n".join(headline(report))]
+    for table in tables(report):
+        rows = [list(table.columns), *map(list, table.rows)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
+        lines = ["  ".join(_cell(cell, widths[i], i, table) for i, cell in enumerate(row)).rstrip() for row in rows]
+        blocks.append("\n".join([table.heading, *(f"  {line}" for line in lines)]))
+    return "\n\n".join([*blocks, _assumed(report["assumptions"], most_assumptions)])
+
+
+def _cell(cell: str, width: int, column: int, table: Table) -> str:
+    wordy = column == 0 or table.columns[column] in ("wanted", "devices", "binds", "")
+    return cell.ljust(width) if wordy else cell.rjust(width)
+
+
+def _assumed(lines: list[str], most: int) -> str:
+    if not lines:
+        return "Estimates used: none"
+    more = [f"  ... and {len(lines) - most} more in report.json"] if len(lines) > most else []
+    shown = [f"  - {line if len(line) <= 150 else line[:147] + '...'}" for line in lines[:most]]
+    return "\n".join([f"Estimates used: {len(lines)}", *shown, *more])
+
+
+def markdown(report: Json) -> str:
+    """report.md: the same tables, all assumptions, and the formulas."""
+    lines = [f"# {report['scenario']['name']}", "", *(f"{line}  " for line in headline(report))]
+    for table in tables(report):
+        lines += ["", f"## {table.heading}", "", f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+    lines += ["", "## Estimates used", "", *(f"- {line}" for line in report["assumptions"])]
+    lines += ["", "## Formulas", "", *(f"- `{name}`: {formula}" for name, formula in report["formulas"].items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,129 @@
+"""What came out of a simulation: tables, numbers, text and pictures, for notebooks and the command line."""
+
+import json
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simfleet.records import Status
+from simfleet.report import plots, summary
+from simfleet.report.metrics import summarise, tpot_s
+from simfleet.report.shares import BOUNDARIES
+from simfleet.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Plots:
+    """Pictures by name: latency, kv, power, cost. Each takes `ax=None` and returns the axes."""
+
+    def __init__(self, run: Run) -> None:
+        for name, draw in plots.ALL.items():
+            setattr(self, name, partial(draw, run))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"no plot `{name}`; there are: {', '.join(plots.ALL)}")
+
+
+class Result:
+    """One simulation's outcome. Every table is a copy: change it as you like."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of report.json (docs/metrics.md)."""
+        return summarise(self.run)
+
+    @property
+    def requests(self) -> "pd.DataFrame":
+        """One row per request, in order of arrival: names of stream, class, pool and status, times [s], tokens, and, where kept,
+        input tokens, replica, preemptions, device-seconds and joules."""  # fmt: skip
+        import pandas as pd  # noqa: PLC0415 - heavy: only who wants a table waits for it
+
+        run, rows = self.run, self.run.requests
+        table = pd.DataFrame({name: rows[name] for name in rows.dtype.names})
+        table.insert(1, "class", pd.Categorical([run.class_of(stream) for stream in rows["stream"].tolist()], run.classes))
+        table["stream"] = pd.Categorical.from_codes(rows["stream"].astype(int), run.streams)
+        table["pool"] = pd.Categorical.from_codes(rows["pool"].astype(int), run.pools)
+        table["status"] = pd.Categorical.from_codes(rows["status"].astype(int), [status.name.lower() for status in Status])
+        table["tpot_s"] = tpot_s(run)
+        table.index.name = "request"
+        return table
+
+    @property
+    def timeline(self) -> "pd.DataFrame":
+        """State of every pool over time: levels at `time_s`, watts and tokens per second since the row before."""
+        import pandas as pd  # noqa: PLC0415
+
+        rows = self.run.records.timeline.array()
+        table = pd.DataFrame({name: rows[name] for name in rows.dtype.names})
+        table["pool"] = pd.Categorical.from_codes(rows["pool"].astype(int), self.run.pools)
+        return table
+
+    @property
+    def energy(self) -> "pd.DataFrame":
+        """Joules of every pool (rows) at the four boundaries (columns)."""
+        import pandas as pd  # noqa: PLC0415
+
+        pools = {pool["name"]: pool["energy"]["joules"] for pool in self.summary["pools"]}
+        return pd.DataFrame.from_dict(pools, orient="index", columns=list(BOUNDARIES)).rename_axis("pool")
+
+    @cached_property
+    def plot(self) -> Plots:
+        """Pictures: `result.plot.latency(ax=None)`, `.kv`, `.power`, `.cost`."""
+        return Plots(self.run)
+
+    def json(self) -> str:
+        """report.json as text."""
+        return json.dumps(self.summary, indent=2) + "\n"
+
+    def text(self) -> str:
+        """One screen of plain text."""
+        return summary.text(self.summary)
+
+    def markdown(self) -> str:
+        """report.md as text."""
+        return summary.markdown(self.summary)
+
+    def save(self, folder: Path | str, requests: str | None = None) -> None:
+        """Write report.json, report.md, timeline.csv, the plots as PNG and SVG, and with `requests` ("csv" or "parquet") the requests.
+
+        The same run writes the same bytes. Raises OSError where the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(self.json(), encoding="utf-8")
+        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
+        self.timeline.to_csv(folder / "timeline.csv", index=False)
+        if requests == "csv":
+            self.requests.to_csv(folder / "requests.csv")
+        elif requests == "parquet":
+            self.requests.to_parquet(folder / "requests.parquet")
+        self._draw(folder)
+
+    def _draw(self, folder: Path) -> None:
+        import matplotlib as mpl  # noqa: PLC0415
+
+        with mpl.rc_context({"svg.hashsalt": "simfleet"}):
+            for name, draw in plots.ALL.items():
+                figure = draw(self.run).figure
+                figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
+                figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+
+    def __repr__(self) -> str:
+        asked = self.summary["requests"]
+        return f"<Result {self.run.scenario.name}, seed {self.run.seed}: {asked['completed']:,} of {asked['arrived']:,} completed>"
+
+    def _repr_html_(self) -> str:
+        import jinja2  # noqa: PLC0415
+
+        template = jinja2.Environment(autoescape=True).from_string(HTML)
+        return template.render(headline=summary.headline(self.summary), tables=summary.tables(self.summary))
+
+
+HTML = """<div><b>{{ headline[0] }}</b>{% for line in headline[1:] %}<br>{{ line }}{% endfor %}
+{% for table in tables %}<h4>{{ table.heading }}</h4><table><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% endfor %}</div>"""
