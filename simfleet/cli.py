@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
 from simfleet.scenario import Scenario, json_schema, load
 from simfleet.spec import SpecError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from simfleet.result import Result
 
 BAD_INPUT, SIMULATION_ERROR = 2, 4
+SHOWN = ("bf16", "fp8", "int8", "fp4")
 
 
 def _stop(message: object, code: int) -> NoReturn:
@@ -140,7 +142,7 @@ def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
         if name is None:
             click.echo("\n".join(_profile_line(library, name) for name in library.names("hardware_profiles")))
         else:
-            click.echo(explain(library.profile(name)))
+            click.echo(_explain(library.profile(name)))
 
 
 def _profile_line(library: Library, name: str) -> str:
@@ -152,9 +154,6 @@ def _profile_line(library: Library, name: str) -> str:
         f"{name:24} {memory.capacity.value / 1e9:7,.1f} GB {memory.kind:14.14} {memory.bandwidth.value / 1e12:6.2f} TB/s  "
         f"{power.tdp.value:6,.0f} W  {price:>9}  TFLOP/s {tflops}"
     )
-
-
-SHOWN = ("bf16", "fp8", "int8", "fp4")
 
 
 def _explain(profile: Profile) -> str:

@@ -2,38 +2,413 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_origin
 
 import yaml
 from pydantic import (
-    BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo, model_validator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
 )  # fmt: skip
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 T = TypeVar("T")
 Grade = Literal["datasheet", "measured", "calibrated", "estimate"]
 Location = tuple[str | int, ...]
-MOST_NODES, MOST_DEPTH = 100_000, 50
+MOST_NODES, MOST_DEPTH, MOST_NAMES = 100_000, 50, 12
+
+
+# -- problems ------------------------------------------------------------------------------------------------------------
+
+
+class Mark(NamedTuple):
+    """A place in a file; line 0 for what has none."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class Problem(NamedTuple):
+    """One thing that a user got wrong: where, at which dotted path, and what was expected."""
+
+    mark: Mark
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.mark}: {self.path}: {self.message}" if self.path else f"{self.mark}: {self.message}"
+
+
+class SpecError(ValueError):
+    """Everything that is wrong with an input, one `Problem` each, one line each."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[tuple[Problem, ...]]]:
+        return type(self), (self.problems,)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as an ending of a message, or all of them where none is near."""
+    names = list(known)
+    lower = {other.lower(): other for other in names}
+    near = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean `{lower[near[0]]}`?"
+    return f"; known: {', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''}" if names else ""
+
+
+def _short(value: Any) -> str:
+    text = {"True": "true", "False": "false", "None": "nothing"}.get(str(value), str(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# -- documents -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data as YAML has it. `marks` has the place of every value (of a mapping or list: of its key), `keys` that of every key."""
+
+    data: Any
+    marks: Mapping[Location, Mark]
+    file: str = "<text>"
+    folder: Path = field(default_factory=Path)
+    keys: Mapping[Location, Mark] = field(default_factory=dict)
+
+    @classmethod
+    def from_text(cls, text: str, file: str = "<text>", folder: Path | None = None) -> Self:
+        """Parse strictly. Raises SpecError for what is not one YAML mapping, duplicate keys, NaN, and alias bombs."""
+        reader = _Reader(file, text)
+        data = reader.read()
+        if not isinstance(data, dict):
+            got = {list: "a list", type(None): "nothing"}.get(type(data), f"`{_short(data)}`")
+            raise SpecError(
+                [
+                    Problem(
+                        reader.marks.get((), Mark(file, 1, 1)), "", f"expected a mapping of keys to values, got {got}"
+                    )
+                ]
+            )
+        return cls(data, reader.marks, file, folder or Path(), reader.keys)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any], file: str = "<dict>") -> Self:
+        """A document made in Python: no lines, but paths."""
+        return cls(_copy(data), {(): Mark(file)}, file)
+
+    def mark(self, location: Location, key: bool = False) -> Mark:
+        """The place of a value (or of its key), or of its nearest ancestor."""
+        if key and location in self.keys:
+            return self.keys[location]
+        while location and location not in self.marks:
+            location = location[:-1]
+        return self.marks.get(location, Mark(self.file))
+
+    def path(self, location: Location) -> str:
+        """A location as users write it, items by their name: workload.streams.chat.arrival."""
+        parts, data = [], self.data
+        for part in location:
+            data = _child(data, part)
+            name = data.get("name") if isinstance(part, int) and isinstance(data, dict) else None
+            parts.append(name if isinstance(name, str) else str(part))
+        return ".".join(parts)
+
+
+def _has(data: Any, part: Any) -> bool:
+    if isinstance(data, dict):
+        return part in data
+    return isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+
+
+def _child(data: Any, part: Any) -> Any:
+    return data[part] if _has(data, part) else None
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return [_copy(item) for item in data] if isinstance(data, list) else data
+
+
+def read(path: Path) -> Document:
+    """The document in a file, UTF-8 with or without a byte order mark. Raises SpecError for a missing or unreadable one too."""
+    try:
+        raw = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = {
+            FileNotFoundError: "no such file",
+            IsADirectoryError: "expected a YAML file, got a folder",
+            ValueError: "no such file",
+        }
+        message = reason.get(type(error), f"cannot be read: {getattr(error, 'strerror', None)}")
+        raise SpecError([Problem(Mark(str(path)), "", message)]) from None
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        mark = Mark(str(path), before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
+        raise SpecError([Problem(mark, "", f"expected text in UTF-8, got the byte 0x{raw[error.start]:02x}")]) from None
+    return Document.from_text(text, str(path), path.parent)
+
+
+# -- strict YAML ---------------------------------------------------------------------------------------------------------
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*")
+_FLOAT = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False, "True": True, "False": False}
+
+
+class _Reader:
+    """One pass over the events of a YAML text: plain data and the place of everything.
+
+    Types are those of YAML 1.2's core: `1e9` is a number, `NO` and `1:30` are strings, and so are dates.
+    """
+
+    def __init__(self, file: str, text: str) -> None:
+        self.marks: dict[Location, Mark] = {}
+        self.keys: dict[Location, Mark] = {}
+        self._file, self._text = file, text
+        self._problems: list[Problem] = []
+        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._nodes = 0
+
+    def read(self) -> Any:
+        """Data of the one document in the text, None where there is none. Raises SpecError."""
+        strange = _UNPRINTABLE.search(self._text)
+        if strange:
+            before = self._text[: strange.start()]
+            mark = Mark(self._file, before.count("\n") + 1, strange.start() - before.rfind("\n"))
+            raise SpecError([Problem(mark, "", f"expected text, got the control character U+{ord(strange[0]):04X}")])
+        try:
+            data = self._document()
+        except yaml.MarkedYAMLError as error:
+            raise SpecError([self._syntax(error)]) from None
+        if self._problems:
+            raise SpecError(sorted(self._problems))
+        return data
+
+    def _document(self) -> Any:
+        self._events = yaml.parse(self._text, _LOADER)
+        next(self._events)
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None
+        data = self._value(next(self._events), ())
+        next(self._events)
+        following = next(self._events)
+        if not isinstance(following, yaml.StreamEndEvent):
+            self._refuse(following, (), "expected one document, got a second one after `---`")
+        return data
+
+    def _syntax(self, error: yaml.MarkedYAMLError) -> Problem:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line, mark.column) if mark else (0, 0)
+        lines = self._text.splitlines()
+        if line < len(lines) and lines[line][column : column + 1] == "\t":
+            message = "expected spaces, got a tab"
+        else:
+            message = "not YAML: " + ": ".join(part for part in (error.context, error.problem) if part)
+        return Problem(Mark(self._file, line + 1, column + 1), "", message)
+
+    def _place(self, event: yaml.Event) -> Mark:
+        return Mark(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _refuse(self, event: yaml.Event, location: Location, message: str) -> None:
+        self._problems.append(Problem(self._place(event), ".".join(str(part) for part in location), message))
+
+    def _count(self, event: yaml.Event, nodes: int, depth: int) -> None:
+        self._nodes += nodes
+        if self._nodes > MOST_NODES or depth > MOST_DEPTH:
+            limit = f"{MOST_NODES} values, aliases expanded" if self._nodes > MOST_NODES else f"{MOST_DEPTH} levels"
+            raise SpecError([Problem(self._place(event), "", f"expected at most {limit}, got more")])
+
+    def _value(self, event: yaml.Event, location: Location) -> Any:
+        before = self._nodes
+        self._count(event, 1, len(location))
+        self.marks[location] = self._place(event)
+        if isinstance(event, yaml.AliasEvent):
+            data, nodes = self._anchors.get(event.anchor, (None, 0))
+            self._count(event, nodes, len(location))
+            if not nodes:
+                self._refuse(event, location, f"unknown alias `*{event.anchor}`")
+            return data
+        if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
+            self._refuse(event, location, f"expected a plain value, got the YAML tag `{event.tag}`")
+        if isinstance(event, yaml.ScalarEvent):
+            data = self._scalar(event, location)
+        else:
+            self.marks[location] = self.keys.get(location, self.marks[location])
+            data = self._mapping(location) if isinstance(event, yaml.MappingStartEvent) else self._list(location)
+        if event.anchor:
+            self._anchors[event.anchor] = (data, self._nodes - before)
+        return data
+
+    def _list(self, location: Location) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*location, len(items))))
+        return items
+
+    def _mapping(self, location: Location) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            plain = isinstance(event, yaml.ScalarEvent)
+            here = (*location, event.value if plain else "?")
+            if not plain or event.value == "<<":
+                self._refuse(
+                    event, location, "expected a plain key" + ("; merge keys are not known here" if plain else "")
+                )
+                if not plain:
+                    self._value(event, here)
+            elif event.value in data:
+                self._refuse(event, here, f"duplicate key, first on line {self.keys[here].line}")
+            else:
+                self.keys[here] = self._place(event)
+            data[str(here[-1])] = self._value(next(self._events), here)
+        return data
+
+    def _scalar(self, event: yaml.ScalarEvent, location: Location) -> Any:
+        text: str = event.value
+        if not event.implicit[0]:
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if not _FLOAT.fullmatch(text):
+            return text
+        number = float(re.sub(r"_|\.(?=[iInN])", "", text))
+        if not math.isfinite(number):
+            self._refuse(event, location, f"expected a finite number, got `{_short(text)}`")
+        elif _INTEGER.fullmatch(text) and abs(number) < 2**63:
+            return int(text.replace("_", ""))
+        return number
+
+
+# -- overrides -----------------------------------------------------------------------------------------------------------
+
+
+def override(document: Document, path: str, value: Any, origin: str = "--set") -> Document:
+    """The document with one value replaced, or added where its parent is there; text is read as YAML.
+
+    `path` is dotted; list items go by index or by their `name`. A parent that is missing is begun, unless its name looks like a
+    mistake. Problems with the value will show `origin` as their file. Raises SpecError for a path that leads nowhere.
+    """
+    if isinstance(value, str):
+        value = _Reader(origin, value).read()
+    return overlay(document, path, value, {(): Mark(origin)})
+
+
+def overlay(document: Document, path: str, value: Any, marks: Mapping[Location, Mark]) -> Document:
+    """The same for plain data; `marks` has the places of the value, (), and of what is inside it."""
+    data = _copy(document.data)
+    node, location, parts = data, (), path.split(".")
+    while True:
+        try:
+            key, parts = _step(node, parts)
+        except LookupError as error:
+            raise SpecError(
+                [
+                    Problem(
+                        marks[()],
+                        path,
+                        f"{error.args[0]} in `{document.path(location)}`" if location else error.args[0],
+                    )
+                ]
+            ) from None
+        location = (*location, key)
+        if not parts:
+            break
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+    node[key] = _copy(value)
+    kept = {old: mark for old, mark in document.marks.items() if old[: len(location)] != location}
+    moved = {(*location, *inner): mark for inner, mark in marks.items()}
+    keys = {old: mark for old, mark in document.keys.items() if old[: len(location)] != location}
+    return replace(document, data=data, marks=kept | moved, keys=keys)
+
+
+def _step(node: Any, parts: list[str]) -> tuple[str | int, list[str]]:
+    """The key or index in `node` that the first of `parts` name (names may have dots), and the parts left. Raises LookupError."""
+    name = parts[0]
+    if isinstance(node, list):
+        names = [item.get("name") if isinstance(item, dict) else None for item in node]
+        for end in range(len(parts), 0, -1):
+            if ".".join(parts[:end]) in names:
+                return names.index(".".join(parts[:end])), parts[end:]
+        if name.isdecimal() and len(name) < 9 and int(name) < len(node):
+            return int(name), parts[1:]
+        raise LookupError(f"no item `{name}`{did_you_mean(name, [n for n in names if isinstance(n, str)])}")
+    if not isinstance(node, dict):
+        raise LookupError(f"`{name}` cannot be set below `{_short(node)}`, which is not a mapping,")
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in node:
+            return ".".join(parts[:end]), parts[end:]
+    table = bool(node) and all(isinstance(value, dict) for value in node.values())
+    if len(parts) > 1 and (table or get_close_matches(name, node, n=1, cutoff=0.75)):
+        raise LookupError(f"no `{name}`{did_you_mean(name, node)}")
+    return name, parts[1:]
+
+
+# -- models --------------------------------------------------------------------------------------------------------------
+
+
+def _strict(schema: Any) -> Any:
+    """A core schema whose numbers and booleans take nothing else. Keys of mappings stay as they are: YAML's are strings."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_strict(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") in ("int", "float", "bool"):
+        return {**schema, "strict": True}
+    return {
+        key: value if key in ("keys_schema", "default", "metadata") else _strict(value) for key, value in schema.items()
+    }
 
 
 class Spec(BaseModel):
-    """Anything a user writes: frozen, and unknown keys are refused."""
+    """Anything a user writes: frozen, unknown keys are refused, and "8" is not 8, nor is `yes` true."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        strict: core_schema.CoreSchema = _strict(handler(source))
+        return strict
+
     @model_validator(mode="before")
     @classmethod
-    def _hint_at_keys(cls, values: Any, info: ValidationInfo) -> Any:
-        """Leave the nearest known name of each unknown key where the error's message will look for it."""
+    def _leave_hints(cls, values: Any, info: ValidationInfo) -> Any:
+        """For the messages: the nearest known name of each unknown key, and what is expected for each missing one."""
         if isinstance(values, dict) and info.context is not None:
-            known = [spec.alias or name for name, spec in cls.model_fields.items()]
+            fields = {spec.alias or name: spec for name, spec in cls.model_fields.items()}
+            hints, keys = info.context.setdefault("hints", {}), tuple(values)
             for key in values:
-                if key not in known:
-                    info.context.setdefault("hints", {})[key] = did_you_mean(str(key), known)
+                if key not in fields:
+                    hints[key, keys] = did_you_mean(str(key), fields)
+            for key, spec in fields.items():
+                if key not in values and spec.is_required():
+                    hints[key, keys] = _wanted(spec)
         return values
 
 
@@ -46,289 +421,125 @@ class Fact(Spec, Generic[T]):
     note: str | None = None
 
 
-class Mark(NamedTuple):
-    """A place in a file; line 0 for what does not come from a file."""
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-
-
-class Problem(NamedTuple):
-    """One thing that a user got wrong."""
-
-    mark: Mark
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.mark}: {self.path}: {self.message}" if self.path else f"{self.mark}: {self.message}"
+def _wanted(spec: FieldInfo) -> str:
+    """What a field takes, in a few words."""
+    for note in spec.metadata:
+        if hasattr(note, "wanted"):
+            return str(note.wanted)
+    kind = get_origin(spec.annotation) or spec.annotation
+    words = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        tuple: "a list",
+        list: "a list",
+        dict: "a mapping",
+    }
+    return words.get(kind, "a mapping")  # type: ignore[call-overload, no-any-return]
 
 
-class SpecError(ValueError):
-    """Everything that is wrong with an input, one `Problem` each."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
-
-
-@dataclass(frozen=True)
-class Document:
-    """Plain data as YAML has it, with the place of every key and item."""
-
-    data: Any
-    marks: Mapping[Location, Mark]
-    file: str = "<text>"
-    folder: Path = field(default_factory=Path)
-
-    @classmethod
-    def from_text(cls, text: str, file: str = "<text>", folder: Path | None = None) -> Self:
-        """Parse strictly. Raises SpecError for what is not one YAML mapping, duplicate keys, NaN, and alias bombs."""
-        composer = _Composer(file)
-        data = composer.compose(text)
-        return cls(data, composer.marks, file, folder or Path())
-
-    @classmethod
-    def from_data(cls, data: Mapping[str, Any], file: str = "<dict>") -> Self:
-        """A document made in Python: no lines, but paths."""
-        return cls(data, {(): Mark(file)}, file)
-
-    def mark(self, location: Location) -> Mark:
-        """The place of a path, or of its nearest ancestor."""
-        while location and location not in self.marks:
-            location = location[:-1]
-        return self.marks.get(location, Mark(self.file))
-
-
-def read(path: Path) -> Document:
-    """The document in a file. Raises SpecError for a missing or unreadable one too."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError([Problem(Mark(str(path)), "", "no such file")]) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "not a text file in UTF-8" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
-        raise SpecError([Problem(Mark(str(path)), "", f"expected a YAML file, got one that cannot be read: {reason}")]) from None
-    return Document.from_text(text, str(path), path.parent)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML 1.2's core types: `1e9` is a number, `NO` and `1:30` are strings, dates too."""
-
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|false|True|False", "tfTF"),
-    ("null", r"null|~|", ["n", "~", ""]),
-    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9][0-9_]*)?(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|nan|NaN)", "-+0123456789."),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
-
-
-class _Composer:
-    """One pass over the nodes of a YAML text: plain data, places, and what is refused."""
-
-    def __init__(self, file: str) -> None:
-        self.marks: dict[Location, Mark] = {}
-        self._file = file
-        self._problems: list[Problem] = []
-        self._nodes = 0
-
-    def compose(self, text: str) -> Any:
-        """Data of the one mapping in `text`; raises SpecError."""
-        try:
-            node = yaml.compose(text, _Loader)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            place = Mark(self._file, mark.line + 1, mark.column + 1) if mark else Mark(self._file, 1, 1)
-            raise SpecError([Problem(place, "", f"not YAML: {error.problem or error.context}")]) from None
-        except yaml.YAMLError as error:
-            raise SpecError([Problem(Mark(self._file, 1, 1), "", f"not YAML: {str(error).splitlines()[0]}")]) from None
-        if not isinstance(node, yaml.MappingNode):
-            got = "nothing" if node is None else {"sequence": "a list", "scalar": "a single value"}[node.id]
-            raise SpecError([Problem(Mark(self._file, 1, 1), "", f"expected a mapping of keys to values, got {got}")])
-        data = self._value(node, ())
-        if self._problems:
-            raise SpecError(sorted(self._problems))
-        return data
-
-    def _place(self, node: yaml.Node) -> Mark:
-        return Mark(self._file, node.start_mark.line + 1, node.start_mark.column + 1)
-
-    def _refuse(self, node: yaml.Node, location: Location, message: str) -> None:
-        self._problems.append(Problem(self._place(node), dotted(location), message))
-
-    def _value(self, node: yaml.Node, location: Location) -> Any:
-        self._nodes += 1
-        if self._nodes > MOST_NODES or len(location) > MOST_DEPTH:
-            limit = f"{MOST_NODES} values" if self._nodes > MOST_NODES else f"{MOST_DEPTH} levels"
-            raise SpecError([Problem(self._place(node), "", f"expected at most {limit}, aliases expanded, got more")])
-        self.marks.setdefault(location, self._place(node))
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, location)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*location, i)) for i, item in enumerate(node.value)]
-        return self._scalar(node, location)
-
-    def _mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
-                self._refuse(key_node, location, "expected a plain key")
-                continue
-            key = key_node.value
-            here = (*location, key)
-            if key in data:
-                self._refuse(key_node, here, f"duplicate key, first on line {self.marks[here].line}")
-                continue
-            self.marks[here] = self._place(key_node)
-            data[key] = self._value(value_node, here)
-        return data
-
-    def _scalar(self, node: yaml.ScalarNode, location: Location) -> Any:
-        text, kind = node.value, node.tag.rpartition(":")[2]
-        if kind == "int":
-            return int(text.replace("_", ""))
-        if kind == "float":
-            number = float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan").replace(".Inf", "inf"))
-            if not math.isfinite(number):
-                self._refuse(node, location, f"expected a finite number, got `{text}`")
-            return number
-        if kind not in ("str", "bool", "null"):
-            self._refuse(node, location, f"unknown YAML tag `{node.tag}`")
-        return {"bool": text.lower() == "true", "null": None}.get(kind, text)
-
-
-def dotted(location: Location) -> str:
-    """A path as users write it: pools.chat.replicas."""
-    return ".".join(str(part) for part in location)
-
-
-def did_you_mean(name: str, known: Iterator[str] | list[str]) -> str:
-    """The nearest known name as an ending of a message, or all of them where none is near."""
-    names = [str(other) for other in known]
-    near = get_close_matches(name, names, n=1, cutoff=0.5) or get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean `{near[0]}`?"
-    return f"; known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
-
-
-def build(cls: type[T], document: Document, context: dict[str, Any] | None = None) -> T:
+def build(cls: type[T], document: Document, context: Mapping[str, Any] | None = None) -> T:
     """A model from a document. Raises SpecError with every problem at once, each at its line."""
-    context = {"folder": document.folder, "hints": {}, **(context or {})}
+    context = {"folder": document.folder, "document": document, **(context or {}), "hints": {}, "presets": {}}
     try:
         return cls.model_validate(document.data, context=context)  # type: ignore[attr-defined, no-any-return]
     except ValidationError as error:
-        raise SpecError(_problems(error, document, context["hints"])) from None
+        raise SpecError(_problems(error, document, context)) from None
 
 
-def _problems(error: ValidationError, document: Document, hints: dict[str, str]) -> list[Problem]:
+def refusal(problems: Iterable[tuple[Location, str]]) -> PydanticCustomError:
+    """One error for several places inside the model being validated, each with its own message."""
+    listed = list(problems)
+    return PydanticCustomError(
+        "several", "{text}", {"text": "; ".join(message for _, message in listed), "problems": listed}
+    )
+
+
+def _problems(error: ValidationError, document: Document, context: Mapping[str, Any]) -> list[Problem]:
     """Pydantic's errors in our words, in order of the file."""
     found: dict[Problem, None] = {}
     for item in error.errors(include_url=False):
-        location = _location(document.data, item)
+        where, location = _locate(item["loc"], document, context.get("presets", {}))
+        if item["type"] == "missing":
+            location = (*location, item["loc"][-1])
         nested = item.get("ctx", {}).get("problems")
-        if nested is None:
-            found[Problem(document.mark(location), dotted(location), _message(item, hints))] = None
-        for problem in nested or ():
+        for problem in [((), _message(item, where, location, context.get("hints", {})))] if nested is None else nested:
             if isinstance(problem, Problem):  # from another file
                 found[problem] = None
             else:
                 here = (*location, *problem[0])
-                found[Problem(document.mark(here), dotted(here), problem[1])] = None
+                mark = where.mark(here, key=item["type"] == "extra_forbidden")
+                found[Problem(mark, where.path(here), problem[1])] = None
     return sorted(found, key=lambda problem: problem.mark)
 
 
-def _location(data: Any, item: Any) -> Location:
-    """The error's path through the data: tags of unions are not part of it; a missing key is."""
-    location: list[str | int] = []
-    for part in item["loc"]:
-        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-            location.append(part)
-    if item["type"] == "missing":
-        location.append(item["loc"][-1])
-    return tuple(location)
+def _locate(loc: Iterable[Any], document: Document, presets: Mapping[int, Document]) -> tuple[Document, Location]:
+    """The document and the place in it that pydantic's path leads to: tags of unions are left out, presets entered."""
+    data, location = document.data, ()
+    for part in loc:
+        preset = presets.get(id(data))
+        if preset is not None and not _has(data, part) and _has(preset.data, part):
+            document, data, location = preset, preset.data, ()
+        if _has(data, part):
+            data, location = data[part], (*location, part)
+    return document, location
 
 
-def _message(item: Any, hints: dict[str, str]) -> str:
+_TYPES = {
+    "a whole number": ("int_type", "int_from_float"),
+    "a number": ("float_type",),
+    "a finite number": ("finite_number",),
+    "true or false": ("bool_type",),
+    "text": ("string_type",),
+    "a list": ("tuple_type", "list_type"),
+    "a mapping": ("dict_type", "model_type", "model_attributes_type"),
+    "above {gt}": ("greater_than",),
+    "at least {ge}": ("greater_than_equal",),
+    "below {lt}": ("less_than",),
+    "at most {le}": ("less_than_equal",),
+}
+_EXPECTED = {kind: f"expected {words}, got `{{input}}`" for words, kinds in _TYPES.items() for kind in kinds} | {
+    "too_short": "expected at least {min_length}, got {actual_length}",
+    "too_long": "expected at most {max_length}, got {actual_length}",
+    "union_tag_not_found": "missing {discriminator}",
+}
+
+
+def _message(item: Any, document: Document, location: Location, hints: Mapping[Any, str]) -> str:
+    """One pydantic error in our words."""
     kind, ctx = item["type"], item.get("ctx", {})
-    if kind == "missing":
-        return "missing, expected a value"
-    if kind == "extra_forbidden":
-        return f"unknown key{hints.get(item['loc'][-1], '')}"
+    if kind in ("missing", "extra_forbidden"):
+        hint = _hint(document, location, hints)
+        return f"missing, expected {hint or 'a value'}" if kind == "missing" else f"unknown key{hint}"
     if kind in ("union_tag_invalid", "literal_error"):
-        known = re.findall(r"'([^']*)'", ctx.get("expected_tags") or ctx["expected"])
-        got = str(ctx.get("tag", item["input"]))
-        return f"expected one of {', '.join(known)}, got `{got}`{did_you_mean(got, known) if len(known) > 1 else ''}"
-    if kind == "union_tag_not_found":
-        return "expected a mapping with a `kind`" if "kind" in str(ctx.get("discriminator")) else "expected a mapping with a `dist`"
+        return _choice(ctx.get("expected_tags") or ctx["expected"], str(ctx.get("tag", item["input"])))
     if kind == "value_error":
         return str(ctx["error"])
-    if kind == "model_type":
-        return f"expected a mapping, got `{_short(item['input'])}`"
-    if item["msg"].startswith("Input should be"):
-        return item["msg"].replace("Input should be", "expected", 1) + f", got `{_short(item['input'])}`"
-    return str(item["msg"])
+    if kind in _EXPECTED:
+        return _EXPECTED[kind].format(**ctx, input=_short(item["input"]))
+    return str(item["msg"]).replace("Input should be", "expected", 1)
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _choice(choices: str, got: str) -> str:
+    known = re.findall(r"'([^']*)'", choices)
+    near = get_close_matches(got.lower(), known, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near and len(known) > 1 else ""
+    return f"expected {'one of ' if len(known) > 1 else ''}{', '.join(known)}, got `{_short(got)}`{hint}"
 
 
-def override(document: Document, path: str, value: Any, origin: str = "--set") -> Document:
-    """The document with one value replaced: `path` is dotted, list items by index or by their `name`.
-
-    Text is read as YAML. A last key that is not there yet is added (the schema will judge). Raises SpecError for an unknown way.
-    """
-    mark = Mark(f"{origin} {path}={value}")
-    if isinstance(value, str):
-        value = Document.from_text(f"value: {value}" if value.strip() else "value: ''", str(mark)).data["value"]
-    data, marks = _copy(document.data), dict(document.marks)
-    node: Any = data
-    location: Location = ()
-    *parents, last = path.split(".")
-    for part in parents:
-        key = _key(node, part, mark, path, location)
-        location = (*location, key)
-        node = node[key]
-    key = last if isinstance(node, dict) else _key(node, last, mark, path, location)
-    node[key] = value
-    location = (*location, key)
-    for old in [old for old in marks if old[: len(location)] == location]:
-        del marks[old]
-    marks[location] = mark
-    return replace(document, data=data, marks=marks)
+def _hint(document: Document, location: Location, hints: Mapping[Any, str]) -> str:
+    """What `Spec._leave_hints` left for a key: in the mapping with the same keys, else in any."""
+    parent = document.data
+    for part in location[:-1]:
+        parent = _child(parent, part)
+    keys = tuple(parent) if isinstance(parent, dict) else ()
+    return hints.get((location[-1], keys)) or next(
+        (text for (key, _), text in hints.items() if key == location[-1]), ""
+    )
 
 
-def _copy(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return [_copy(item) for item in data] if isinstance(data, list | tuple) else data
-
-
-def _key(node: Any, part: str, mark: Mark, path: str, location: Location) -> str | int:
-    """The key or index that `part` names in `node`. A new mapping is begun where nothing there is named like it."""
-    if isinstance(node, dict):
-        if part not in node and get_close_matches(part, list(node), n=1):
-            raise SpecError([Problem(mark, path, f"no `{part}` in {dotted(location) or 'it'}{did_you_mean(part, list(node))}")])
-        node.setdefault(part, {})
-        return part
-    if isinstance(node, list):
-        names = [item.get("name", "") if isinstance(item, dict) else "" for item in node]
-        if part in names:
-            return names.index(part)
-        if part.isdigit() and int(part) < len(node):
-            return int(part)
-        raise SpecError([Problem(mark, path, f"no item `{part}` in {dotted(location)}{did_you_mean(part, names)}")])
-    raise SpecError([Problem(mark, path, f"{dotted(location)} is `{_short(node)}`, not a mapping: nothing can be set below it")])
+# -- names ---------------------------------------------------------------------------------------------------------------
 
 
 class Named:
@@ -336,41 +547,56 @@ class Named:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.wanted = f"a name or path of one of {kind}, or a mapping"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def look_up(value: Any, inner: Callable[[Any], Any], info: ValidationInfo) -> Any:
-            if not isinstance(value, str):
+            if isinstance(value, dict | BaseModel):
                 return inner(value)
+            if not isinstance(value, str):
+                raise PydanticCustomError(
+                    "named", "expected {wanted}, got `{got}`", {"wanted": self.wanted, "got": _short(value)}
+                )
             document = found(info, self.kind, value)
             try:
                 return inner(document.data)
             except ValidationError as error:
-                problems = _problems(error, document, (info.context or {}).get("hints", {}))
-                raise PydanticCustomError("nested", "{file} is not valid", {"file": document.file, "problems": problems}) from None
+                raise _elsewhere(document.file, _problems(error, document, info.context or {})) from None
 
         return core_schema.with_info_wrap_validator_function(look_up, handler(source))  # type: ignore[arg-type]
 
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "description": f"name or path, one of {self.kind}"}, handler(schema)]}
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "description": f"Name or path of one of {self.kind}"}, handler(schema)]}
 
 
 def found(info: ValidationInfo, kind: str, name: str) -> Document:
-    """The document `name` of `kind` in the context's library; ValueError, naming the nearest, where there is none."""
-    library = (info.context or {}).get("library")
-    if library is None:
-        raise ValueError(f"expected a mapping, got the name `{name}`: names are looked up by simfleet.load() only")
+    """The document `name` of `kind` in the context's library; an error naming the nearest where there is none."""
+    context = info.context or {}
+    if "library" not in context:
+        raise ValueError(
+            f"expected a mapping, got the name `{_short(name)}`: names are looked up by simfleet.load() only"
+        )
     try:
-        return library.document(kind, name, info.context["folder"])  # type: ignore[index, no-any-return]
+        document: Document = context["library"].document(kind, name, context["folder"])
     except LookupError as error:
         raise ValueError(error.args[0]) from None
     except SpecError as error:
-        raise PydanticCustomError("nested", "not valid", {"problems": list(error.problems)}) from None
+        raise _elsewhere(name, list(error.problems)) from None
+    return document
+
+
+def _elsewhere(file: str, problems: list[Problem]) -> PydanticCustomError:
+    return PydanticCustomError("elsewhere", "`{file}` is not valid", {"file": file, "problems": problems})
 
 
 def preset(values: dict[str, Any], info: ValidationInfo, kind: str) -> dict[str, Any]:
     """The preset that `values` names, with its own keys laid over; the key `preset` is gone."""
-    given = {key: value for key, value in values.items() if key != "preset"}
-    return {**found(info, kind, values["preset"]).data, **given}
+    document = found(info, kind, values["preset"])
+    if info.context is not None:
+        info.context.setdefault("presets", {})[id(values)] = document
+    return {**document.data, **{key: value for key, value in values.items() if key != "preset"}}
 
 
 def default_kind(kind: str, key: str = "kind") -> BeforeValidator:

@@ -1,20 +1,25 @@
-"""One seed, many independent random streams, each known by its name."""
+"""One seed, many random streams by name: adding a component never shifts the numbers of another."""
 
-from hashlib import sha256
+import hashlib
+import json
 
 import numpy as np
 
 
 class Streams:
-    """`Streams(seed)("arrivals", "chat")` is a generator of its own: adding another stream never shifts it.
+    """`Streams(seed)("arrivals", "chat")` is a new generator that depends on the seed and the names alone.
 
-    The names are hashed with SHA-256 into the seed sequence, so the same names give the same numbers in any process.
+    Two scenarios under one seed draw the same numbers for streams of the same names (common random numbers).
+    Raises ValueError for a negative seed.
     """
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
+        if seed < 0:
+            raise ValueError(f"expected a seed of at least 0, got {seed}")
+        self.seed = seed
 
     def __call__(self, *names: str) -> np.random.Generator:
-        digest = sha256("\x1f".join(names).encode()).digest()
-        key = [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self._seed, spawn_key=tuple(key))))
+        """A generator at its beginning. The key is the SHA-256 of the names, so it is the same in every process."""
+        digest = hashlib.sha256(json.dumps(names).encode()).digest()
+        key = tuple(int.from_bytes(digest[i : i + 4], "little") for i in range(0, len(digest), 4))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=key)))

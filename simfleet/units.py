@@ -38,7 +38,9 @@ UNITS: dict[str, dict[str, float]] = {
 }
 """Dimension -> unit -> factor to SI (dollars, hours of a price and litres are kept as people say them)."""
 
-_QUANTITY = re.compile(r"\s*(?P<dollar>\$?)\s*(?P<number>[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>.*?)\s*")
+_QUANTITY = re.compile(
+    r"\s*(?P<dollar>\$?)\s*(?P<number>[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>.*?)\s*"
+)
 _EXAMPLES = {
     "bytes": "80 GB", "bytes per second": "3.35 TB/s", "operations per second": "989 TFLOP/s", "seconds": "50 ms",
     "rate": "10 /s", "watts": "700 W", "joules": "5 kJ", "joules per byte": "80 pJ/B", "joules per operation": "1.04 pJ/FLOP",
@@ -71,6 +73,7 @@ class Quantity:
 
     def __init__(self, dimension: str, low: float = 0.0, above: bool = False) -> None:
         self.dimension, self.low, self.above = dimension, low, above
+        self.wanted = f"{dimension} such as `{_EXAMPLES[dimension]}`"
 
     def _validate(self, value: Any) -> float:
         if not isinstance(value, str):
@@ -85,14 +88,27 @@ class Quantity:
             raise PydanticCustomError("quantity", "{message}", {"message": str(error)}) from None
         if not math.isfinite(number) or number < self.low or (self.above and number == self.low):
             bound = f"{'above' if self.above else 'at least'} {self.low:g}"
-            raise PydanticCustomError("quantity", "expected {dimension} {bound}, got `{got}`", {"dimension": self.dimension, "bound": bound, "got": value})
+            raise PydanticCustomError(
+                "quantity",
+                "expected {dimension} {bound}, got `{got}`",
+                {"dimension": self.dimension, "bound": bound, "got": value},
+            )
         return number
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
 
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "description": f"{self.dimension}: {', '.join(UNITS[self.dimension])}", "examples": [_EXAMPLES[self.dimension]]}
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "type": "string",
+            "description": f"{self.dimension}: {', '.join(UNITS[self.dimension])}",
+            "examples": [_EXAMPLES[self.dimension]],
+        }
+
+
+_COUNT = re.compile(r"\s*(\d{1,3}(?:,\d{3}){1,5}|\d[\d_]{0,17})\s*(k|M|Ki|Mi)?\s*")
 
 
 class Count:
@@ -102,27 +118,36 @@ class Count:
 
     def __init__(self, low: int = 1) -> None:
         self.low = low
+        self.wanted = "a whole number such as 8192 or `128k`"
 
     def _validate(self, value: Any) -> int:
-        match = re.fullmatch(r"\s*(\d[\d_,]*)\s*(k|M|Ki|Mi)?\s*", value) if isinstance(value, str) else None
+        match = _COUNT.fullmatch(value) if isinstance(value, str) else None
         if match:
             value = int(match[1].replace("_", "").replace(",", "")) * self._SUFFIX[match[2] or ""]
         if isinstance(value, bool) or not isinstance(value, int) or value < self.low:
-            raise PydanticCustomError("count", "expected a whole number of at least {low}, such as 8192 or 128k, got `{got}`", {"low": self.low, "got": str(value)})
+            raise PydanticCustomError(
+                "count",
+                "expected a whole number of at least {low}, such as 8192 or 128k, got `{got}`",
+                {"low": self.low, "got": str(value)},
+            )
         return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
 
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return {"anyOf": [{"type": "integer", "minimum": self.low}, {"type": "string", "examples": ["128k"]}]}
 
 
 def _fraction(value: Any) -> float:
-    percent = re.fullmatch(r"\s*([\d.]+)\s*%\s*", value) if isinstance(value, str) else None
+    percent = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*", value) if isinstance(value, str) else None
     number = float(percent[1]) / 100 if percent else value
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 1:
-        raise PydanticCustomError("fraction", "expected a share from 0 to 1 such as 0.3 or 30 %, got `{got}`", {"got": str(value)})
+        raise PydanticCustomError(
+            "fraction", "expected a share from 0 to 1 such as 0.3 or 30 %, got `{got}`", {"got": str(value)}
+        )
     return float(number)
 
 
@@ -130,7 +155,9 @@ class _Fraction:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(_fraction)
 
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "examples": ["30 %"]}]}
 
 

@@ -1,6 +1,7 @@
 """A hardware profile: what one device is, every number with its source and grade."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,7 +31,9 @@ class Memory(Spec):
     bandwidth: Fact[BytesPerSecond]
     unified: bool = Field(False, description="Shared with the host's own programs")
     sram: Fact[Bytes] | None = Field(None, description="On-chip cache or scratchpad, not counted in capacity")
-    second_tier: Fact[Bytes] | None = Field(None, description="Slower memory behind it (DDR, MemoryX); not used by the simulator")
+    second_tier: Fact[Bytes] | None = Field(
+        None, description="Slower memory behind it (DDR, MemoryX); not used by the simulator"
+    )
     note: str | None = None
 
 
@@ -65,7 +68,9 @@ class Own(Spec):
 
     device: Fact[Usd]
     includes_server: bool = False
-    server: Fact[Usd] | None = Field(None, description="Chassis, CPUs, NICs per device; missing is an estimated share of the device")
+    server: Fact[Usd] | None = Field(
+        None, description="Chassis, CPUs, NICs per device; missing is an estimated share of the device"
+    )
 
 
 class Gemm(Spec):
@@ -105,7 +110,9 @@ class PowerConstants(Spec):
     busy: Fact[Watts]
     limit: Fact[Watts]
     per_byte: Fact[JoulesPerByte]
-    per_flop: Fact[JoulesPerFlop] = Field(description="At 16 bits; narrower formats scale by their share of 16-bit time")
+    per_flop: Fact[JoulesPerFlop] = Field(
+        description="At 16 bits; narrower formats scale by their share of 16-bit time"
+    )
     per_token_layer: Fact[JoulesPerToken]
 
 
@@ -135,3 +142,32 @@ class Profile(Spec):
         if not power.idle.value <= power.gap.value <= power.limit.value:
             raise ValueError("expected power idle <= gap <= limit")
         return self
+
+
+def facts(profile: Profile) -> Iterator[tuple[str, Fact[Any]]]:
+    """Every stored number of a profile with its dotted path, in the order of the schema: ("memory.capacity", Fact(...))."""
+    yield from _facts("", profile)
+
+
+def estimates(profile: Profile) -> list[str]:
+    """What is only estimated, one sentence for neighbours that share a note: "step.gemm.fp16: t0, compute estimated (as bf16)"."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for path, fact in facts(profile):
+        if fact.grade == "estimate":
+            parent, _, name = path.rpartition(".")
+            reason = fact.note or profile.sources.get(fact.source, fact.source)
+            names.setdefault((parent or "device", reason), []).append(name)
+    return [f"{parent}: {', '.join(group)} estimated ({reason})" for (parent, reason), group in names.items()]
+
+
+def _facts(path: str, part: object) -> Iterator[tuple[str, Fact[Any]]]:
+    if isinstance(part, Fact):
+        yield path, part
+        return
+    inside: dict[str, object] = {}
+    if isinstance(part, Spec):
+        inside = {name: getattr(part, name) for name in type(part).model_fields}
+    elif isinstance(part, dict):
+        inside = part
+    for name, value in inside.items():
+        yield from _facts(f"{path}.{name}" if path else name, value)

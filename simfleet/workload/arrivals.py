@@ -1,315 +1,434 @@
-"""When requests come: a rate envelope times micro-bursts, users in a closed loop, or all at once.
+"""When requests arrive: a rate, times envelopes, with micro-bursts inside; or users that wait; or all at once.
 
-Open arrivals are a renewal process with gaps of mean 1 in operational time, mapped to real time through the inverse of the
-integrated rate (time-rescaling): the envelope gives the slow swings, the gaps the burstiness within.
+Open arrivals are a renewal process with gaps of mean 1 in operational time, brought to real time by inverting the integral of the
+rate (time rescaling): the expected count in any span is the integral of the rate, and the gaps' shape stays.
 """
 
 from collections.abc import Iterator
-from math import gamma, inf, isfinite, pi
+from itertools import repeat
+from math import inf, lgamma, pi
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PositiveFloat,
+    PrivateAttr,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import core_schema
 
-from simfleet.signals import Signal
-from simfleet.spec import Spec, default_kind, preset
-from simfleet.units import PerSecond, PositiveSeconds, Seconds
+from simfleet.signals import Clock, Signal, read_points
+from simfleet.spec import Spec, default_kind, found
+from simfleet.units import Fraction, PerSecond, PositiveSeconds, Seconds
+
+Floats = NDArray[np.float64]
+Factor = Annotated[float, Field(ge=0)]
 
 CHUNK = 4096
-WEEK_S, HALF_HOUR_S = 604_800.0, 1800.0
-FOREVER_S = 1e10  # a rate that has been zero for this long stays zero
-Array = NDArray[np.float64]
+CHORDS = 360
+"""A sinusoid is drawn as so many chords a period: off by less than 4e-5 of its amplitude."""
+HALF_HOUR_S, WEEK_S, SLOTS = 1800.0, 604_800.0, 336
 
 
-# -- envelopes: factors on the rate --------------------------------------------------------------------------------------
+# Envelopes: factors on the rate, 1 = the stream's `rate` -------------------------------------------------------------
 
 
-class Envelope(Spec):
-    """A factor on the rate that changes in time. After `end_s` nothing comes any more."""
-
-    @property
-    def end_s(self) -> float:
-        return inf
-
-    def signal(self, end_s: float) -> Signal:
-        """The factor from 0 to at least `end_s` [s]."""
-        raise NotImplementedError
-
-
-class Constant(Envelope):
-    """The same factor all the time."""
+class Constant(Spec):
+    """The same factor always."""
 
     kind: Literal["constant"]
-    factor: float = Field(1.0, ge=0)
+    factor: Factor
 
-    def signal(self, end_s: float) -> Signal:
-        return Signal([0.0], [self.factor])
+    def signal(self) -> Signal:
+        """The factor over time."""
+        return Signal.constant(self.factor)
 
 
-class Sinusoid(Envelope):
-    """1 + amplitude * cos(2*pi*(t - peak) / period): mean 1 over a period. Drawn with 96 straight lines."""
+class Sinusoid(Spec):
+    """1 + amplitude * cos(2 pi (t - peak) / period): mean 1 over a period."""
 
     kind: Literal["sinusoid"]
-    period: PositiveSeconds
-    amplitude: float = Field(ge=0, le=1)
-    peak: Seconds = 0.0
+    period: PositiveSeconds = Field(86_400.0, description="A day unless given")
+    amplitude: Fraction
+    peak: Seconds = Field(0.0, description="Time of the first maximum")
 
-    def signal(self, end_s: float) -> Signal:
-        times = np.linspace(0.0, self.period, 97)
-        return Signal(times, 1 + self.amplitude * np.cos(2 * pi * (times - self.peak) / self.period), self.period)
+    def signal(self) -> Signal:
+        """The factor over time, in chords."""
+        times_s = np.linspace(0.0, self.period, CHORDS + 1)
+        return Signal.lines(
+            times_s, 1 + self.amplitude * np.cos(2 * pi * (times_s - self.peak) / self.period), self.period
+        )
 
 
-class Weekly(Envelope):
-    """336 half-hours from Monday 00:00, scaled to mean 1; the simulation starts at `start` in the week."""
+class Weekly(Spec):
+    """A profile of the week in 336 half hours from Monday 00:00, divided by its mean: mean 1 over a week."""
 
     kind: Literal["weekly"]
-    preset: str | None = None
-    factors: tuple[float, ...] = Field(min_length=336, max_length=336)
-    start: Seconds = 0.0
-    source: str | None = None
-    note: str | None = None
+    preset: str | None = Field(None, description="Workload preset whose `week` is taken")
+    values: tuple[Factor, ...] | None = Field(None, min_length=SLOTS, max_length=SLOTS)
+    start: Seconds = Field(0.0, description="How far into the week time 0 is; 2 d is Wednesday 00:00")
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: Any, info: ValidationInfo) -> Any:
-        named = isinstance(values, dict) and isinstance(values.get("preset"), str)
-        return {**preset(values, info, "workloads"), "preset": values["preset"]} if named else values
+        if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
+            return values
+        if "values" in values:
+            raise ValueError("expected either `preset` or `values`, got both")
+        shelf = found(info, "workloads", values["preset"]).data
+        if "week" not in shelf:
+            raise ValueError(f"expected a preset with a profile of the week, got `{values['preset']}`, which has none")
+        return {**values, "values": shelf["week"]}
 
-    def signal(self, end_s: float) -> Signal:
-        shift, within = divmod(self.start % WEEK_S, HALF_HOUR_S)
-        factors = np.roll(np.array(self.factors) / np.mean(self.factors), -int(shift))
-        times = np.concatenate([[0.0], HALF_HOUR_S - within + HALF_HOUR_S * np.arange(335 + (within > 0))])
-        return Signal.steps(times, np.append(factors, factors[:1])[: len(times)], WEEK_S)
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.values is None or not any(self.values):
+            raise ValueError("expected `preset`, or `values` that are not all 0")
+        return self
+
+    def signal(self) -> Signal:
+        """The factor over time, in steps."""
+        profile = np.array(self.values)
+        starts_s = (np.arange(SLOTS) * HALF_HOUR_S - self.start) % WEEK_S
+        order = np.argsort(starts_s)
+        if starts_s[order[0]] > 0:  # time 0 is inside a half hour, whose other part ends the period
+            starts_s, profile, order = (
+                np.append(starts_s, 0.0),
+                np.append(profile, profile[order[-1]]),
+                np.append(len(order), order),
+            )
+        return Signal.steps(starts_s[order], (profile / np.mean(self.values))[order], WEEK_S)
 
 
-class Ramp(Envelope):
-    """From factor `from` at `start` in a straight line to `to`, `duration` later."""
+class Ramp(Spec):
+    """A straight line from one factor to another, which hold before and after it."""
 
     kind: Literal["ramp"]
     start: Seconds = 0.0
     duration: PositiveSeconds
-    low: float = Field(ge=0, alias="from")
-    high: float = Field(ge=0, alias="to")
+    from_factor: Factor = Field(0.0, alias="from")
+    to_factor: Factor = Field(1.0, alias="to")
 
-    def signal(self, end_s: float) -> Signal:
-        times = [0.0, self.start, self.start + self.duration]
-        return Signal(times, [self.low, self.low, self.high])
+    def signal(self) -> Signal:
+        """The factor over time."""
+        return Signal.lines([self.start, self.start + self.duration], [self.from_factor, self.to_factor])
 
 
-class Spike(Envelope):
-    """`factor` for `duration` from `at` on, 1 before and after."""
+class Spike(Spec):
+    """A factor for some time, and 1 before and after."""
 
     kind: Literal["spike"]
     at: Seconds
     duration: PositiveSeconds
-    factor: float = Field(ge=0)
+    factor: Factor
 
-    def signal(self, end_s: float) -> Signal:
+    def signal(self) -> Signal:
+        """The factor over time."""
+        if self.at == 0:
+            return Signal.steps([0.0, self.duration], [self.factor, 1.0])
         return Signal.steps([0.0, self.at, self.at + self.duration], [1.0, self.factor, 1.0])
 
 
 class Stage(Spec):
-    """A factor held for a while."""
+    """One stage: how long, and its factor on the rate, or a rate of its own."""
 
     duration: PositiveSeconds
-    factor: float = Field(ge=0)
+    factor: Factor | None = None
+    rate: PerSecond | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.factor is None) == (self.rate is None):
+            raise ValueError("expected either `factor` or `rate`")
+        return self
 
 
-class Stages(Envelope):
-    """One factor after the other; after the last nothing comes any more."""
+class Stages(Spec):
+    """Steps, one after the other; then nothing comes any more, or they repeat."""
 
     kind: Literal["stages"]
     stages: tuple[Stage, ...] = Field(min_length=1)
-
-    @property
-    def end_s(self) -> float:
-        return sum(stage.duration for stage in self.stages)
-
-    def signal(self, end_s: float) -> Signal:
-        times = np.cumsum([0.0, *(stage.duration for stage in self.stages)])
-        return Signal.steps(times, [*(stage.factor for stage in self.stages), 0.0])
-
-
-class Series(Envelope):
-    """Factors from a CSV file with the columns `time_s` and `factor`, as steps or straight lines; nothing comes after the last row."""
-
-    kind: Literal["series"]
-    file: str
-    interpolation: Literal["step", "linear"] = "step"
-    points: tuple[tuple[float, float], ...] = Field((), exclude=True, json_schema_extra={"readOnly": True})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, values: Any, info: ValidationInfo) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("file"), str) or "points" in values:
-            return values
-        folder = (info.context or {}).get("folder")
-        path = folder / values["file"] if folder is not None else values["file"]
-        try:
-            with open(path, encoding="utf-8") as file:
-                return {**values, "points": tuple(_series(file.read().splitlines(), values["file"]))}
-        except OSError as error:
-            raise ValueError(f"no such file: {values['file']}" if isinstance(error, FileNotFoundError) else str(error)) from None
-
-    @property
-    def end_s(self) -> float:
-        return self.points[-1][0]
-
-    def signal(self, end_s: float) -> Signal:
-        times, factors = np.array(self.points).T
-        return Signal.steps(times, factors) if self.interpolation == "step" else Signal(times, factors)
-
-
-def _series(lines: list[str], name: str) -> Iterator[tuple[float, float]]:
-    """Rows of a series file. Raises ValueError naming file and row."""
-    if not lines or [cell.strip() for cell in lines[0].split(",")] != ["time_s", "factor"]:
-        raise ValueError(f"{name}:1: expected the columns time_s,factor, got `{lines[0] if lines else 'nothing'}`")
-    before = -inf
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            time_s, factor = (float(cell) for cell in line.split(","))
-        except ValueError:
-            raise ValueError(f"{name}:{number}: expected two numbers, got `{line}`") from None
-        if not isfinite(time_s) or not isfinite(factor) or factor < 0 or time_s <= before or (number == 2 and time_s != 0):
-            raise ValueError(f"{name}:{number}: expected times that rise from 0 and factors of at least 0, got `{line}`")
-        before = time_s
-        yield time_s, factor
-
-
-AnyEnvelope = Annotated[Constant | Sinusoid | Weekly | Ramp | Spike | Stages | Series, Field(discriminator="kind")]
-
-
-# -- micro-bursts: gaps of mean 1 ----------------------------------------------------------------------------------------
-
-
-class Poisson(Spec):
-    """Exponential gaps: independent users."""
-
-    kind: Literal["poisson"] = "poisson"
-
-    def gaps(self, rng: np.random.Generator, n: int) -> Array:
-        return rng.standard_exponential(n)
-
-
-class Gamma(Spec):
-    """Gamma gaps with coefficient of variation `cv` (shape 1/cv^2): above 1 burstier than Poisson."""
-
-    kind: Literal["gamma"]
-    cv: float = Field(gt=0, le=100)
-
-    def gaps(self, rng: np.random.Generator, n: int) -> Array:
-        return rng.gamma(self.cv**-2, self.cv**2, n)
-
-
-class Weibull(Spec):
-    """Weibull gaps with coefficient of variation `cv`."""
-
-    kind: Literal["weibull"]
-    cv: float = Field(ge=0.05, le=20)
-
-    @property
-    def shape(self) -> float:
-        """k with Gamma(1 + 2/k) / Gamma(1 + 1/k)^2 = 1 + cv^2, by bisection."""
-        low, high = 0.1, 100.0
-        for _ in range(200):
-            k = (low * high) ** 0.5
-            low, high = (k, high) if gamma(1 + 2 / k) / gamma(1 + 1 / k) ** 2 > 1 + self.cv**2 else (low, k)
-        return k
-
-    def gaps(self, rng: np.random.Generator, n: int) -> Array:
-        return rng.weibull(self.shape, n) / gamma(1 + 1 / self.shape)
-
-
-class Deterministic(Spec):
-    """Even gaps."""
-
-    kind: Literal["deterministic"]
-
-    def gaps(self, rng: np.random.Generator, n: int) -> Array:
-        return np.ones(n)
-
-
-AnyMicro = Annotated[Poisson | Gamma | Weibull | Deterministic, Field(discriminator="kind"), default_kind("poisson")]
-
-
-# -- arrivals ------------------------------------------------------------------------------------------------------------
-
-
-class Open(Spec):
-    """Requests that come whatever the fleet does: `rate` (at factor 1) x envelopes, with `micro` gaps."""
-
-    kind: Literal["open"] = "open"
-    rate: PerSecond
-    envelope: tuple[AnyEnvelope, ...] = Field((), description="One or a list; their factors multiply")
-    micro: AnyMicro = Poisson()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_envelope(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("envelope"), dict):
-            return {**values, "envelope": [values["envelope"]]}
-        return values
+    repeat: bool = False
 
     @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.rate <= 0:
-            raise ValueError("expected a rate above 0")
+    def _alike(self) -> Self:
+        if len({stage.rate is None for stage in self.stages}) > 1:
+            raise ValueError("expected a `factor` in all stages, or a `rate` in all")
+        return self
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the stages give rates rather than factors."""
+        return self.stages[0].rate is not None
+
+    @property
+    def end_s(self) -> float:
+        """When arrivals end [s]."""
+        return inf if self.repeat else sum(stage.duration for stage in self.stages)
+
+    def signal(self) -> Signal:
+        """The factor over time, or the rate where stages give rates [1/s]."""
+        values = [stage.rate if stage.factor is None else stage.factor for stage in self.stages]
+        ends_s = np.cumsum([stage.duration for stage in self.stages])
+        return Signal.steps(
+            [0.0, *ends_s[:-1]], np.array(values, dtype=float), float(ends_s[-1]) if self.repeat else None
+        )
+
+
+class Series(Spec):
+    """Factors from a CSV file with the columns time_s, rising from 0, and factor. It ends at the last row's time, or repeats."""
+
+    kind: Literal["series"]
+    file: str = Field(description="Relative to the folder of the scenario")
+    interpolation: Literal["step", "linear"] = "step"
+    repeat: bool = False
+
+    _points: tuple[Floats, Floats] = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        path = Path((info.context or {}).get("folder", ".")) / self.file
+        try:
+            self._points = read_points(path, "factor")
+        except OSError as error:
+            raise ValueError(
+                f"expected a file with the columns time_s and factor, got `{path}`: {error.strerror}"
+            ) from None
         return self
 
     @property
     def end_s(self) -> float:
-        """When the last envelope has ended [s]."""
-        return min((envelope.end_s for envelope in self.envelope), default=inf)
+        """When arrivals end [s]."""
+        return inf if self.repeat else float(self._points[0][-1])
 
-    def rate_signal(self, end_s: float) -> Signal:
-        """Requests per second from 0 to `end_s`: the product of rate and envelopes, straight between their points."""
-        signals = [envelope.signal(end_s) for envelope in self.envelope]
-        times = np.unique(np.concatenate([[0.0, end_s], *(signal.points(end_s) for signal in signals)]))
-        right, left = np.full(len(times), self.rate), np.full(len(times), self.rate)
-        for signal in signals:
-            right, left = right * signal.at(times), left * signal.before(times)
-        points = np.column_stack([left, right]).ravel()[1:]
-        return Signal(np.repeat(times, 2)[1:], points)
+    def signal(self) -> Signal:
+        """The factor over time, from the file as it was when the scenario was built."""
+        times_s, factors = self._points
+        period_s = float(times_s[-1]) if self.repeat else None
+        if self.interpolation == "linear":
+            return Signal.lines(times_s, factors, period_s)
+        return Signal.steps(times_s[:-1], factors[:-1], period_s)
 
-    def times(self, rng: np.random.Generator, limit_s: float) -> Iterator[float]:
-        """Arrival times before `limit_s`, rising [s]."""
-        end_s, operational = min(limit_s, self.end_s), 0.0
-        span_s, signal = 0.0, Signal([0.0], [self.rate])
-        if self.envelope:
-            span_s = min(4 * CHUNK / self.rate, end_s)
-            signal = self.rate_signal(span_s)
+
+Envelope = Constant | Sinusoid | Weekly | Ramp | Spike | Stages | Series
+AnyEnvelope = Annotated[Envelope, Field(discriminator="kind")]
+
+
+class _OneOrMore:
+    """A pydantic annotation on a tuple: one mapping stands for a list of one."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: [value] if isinstance(value, dict | Spec) else value, handler(source)
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+
+class _Duration:
+    """A pydantic annotation: a mere duration such as 5 s stands for {dist: constant, value: 5 s}."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def spell_out(value: Any) -> Any:
+            return value if isinstance(value, dict | Spec) else {"dist": "constant", "value": value}
+
+        return core_schema.no_info_before_validator_function(spell_out, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "examples": ["5 s"]}, handler(schema)]}
+
+
+# Micro-bursts: gaps of mean 1 in operational time --------------------------------------------------------------------
+
+
+class Poisson(Spec):
+    """Exponential gaps: CV 1, no memory."""
+
+    kind: Literal["poisson"] = "poisson"
+
+    def gaps(self, rng: np.random.Generator, n: int) -> Floats:
+        """`n` gaps of mean 1."""
+        return rng.standard_exponential(n)
+
+    def first(self, rng: np.random.Generator) -> float:
+        """Time to the first arrival."""
+        return float(rng.standard_exponential())
+
+
+class Gamma(Spec):
+    """Gamma gaps with this coefficient of variation: shape 1/cv^2. Above 1 bursty, below 1 even."""
+
+    kind: Literal["gamma"]
+    cv: float = Field(gt=0, le=30)
+
+    def gaps(self, rng: np.random.Generator, n: int) -> Floats:
+        """`n` gaps of mean 1."""
+        return rng.standard_gamma(self.cv**-2, n) * self.cv**2
+
+    def first(self, rng: np.random.Generator) -> float:
+        """Time to the first arrival: a uniform part of a gap picked in proportion to its length."""
+        return float(rng.random() * rng.standard_gamma(self.cv**-2 + 1) * self.cv**2)
+
+
+class Weibull(Spec):
+    """Weibull gaps: P(gap > x) = exp(-(x/scale)^shape), from their coefficient of variation or their shape (below 1 bursty)."""
+
+    kind: Literal["weibull"]
+    cv: float | None = Field(None, ge=0.05, le=30)
+    shape: float | None = Field(None, ge=0.2, le=25)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.cv is None) == (self.shape is None):
+            raise ValueError("expected either `cv` or `shape`")
+        return self
+
+    def gaps(self, rng: np.random.Generator, n: int) -> Floats:
+        """`n` gaps of mean 1."""
+        return self._unit(rng.standard_exponential(n))
+
+    def first(self, rng: np.random.Generator) -> float:
+        """Time to the first arrival: a uniform part of a gap picked in proportion to its length."""
+        return float(rng.random() * self._unit(rng.standard_gamma(1 + 1 / self._k, 1))[0])
+
+    @property
+    def _k(self) -> float:
+        return self.shape if self.shape is not None else weibull_shape(self.cv or 1.0)
+
+    def _unit(self, hazard: Floats) -> Floats:
+        unit: Floats = hazard ** (1 / self._k) / np.exp(lgamma(1 + 1 / self._k))
+        return unit
+
+
+def weibull_shape(cv: float) -> float:
+    """The shape k with CV^2 = G(1 + 2/k)/G(1 + 1/k)^2 - 1, by bisection."""
+    low, high = 0.1, 100.0
+    for _ in range(60):
+        k = (low * high) ** 0.5
+        squared = np.expm1(lgamma(1 + 2 / k) - 2 * lgamma(1 + 1 / k))
+        low, high = (k, high) if squared > cv**2 else (low, k)
+    return k
+
+
+class Deterministic(Spec):
+    """Even gaps in operational time; the first arrival is one gap after the start."""
+
+    kind: Literal["deterministic"]
+
+    def gaps(self, rng: np.random.Generator, n: int) -> Floats:
+        """`n` gaps of 1."""
+        return np.ones(n)
+
+    def first(self, rng: np.random.Generator) -> float:
+        """Time to the first arrival."""
+        return 1.0
+
+
+AnyMicro = Annotated[Poisson | Gamma | Weibull | Deterministic, Field(discriminator="kind")]
+
+
+# Arrivals -----------------------------------------------------------------------------------------------------------
+
+
+class Open(Spec):
+    """Requests that come whatever the fleet does: `rate` times the factors of all envelopes, with `micro` gaps inside."""
+
+    kind: Literal["open"] = "open"
+    rate: PerSecond | None = Field(None, description="At factor 1; left out where stages give rates")
+    envelope: Annotated[tuple[AnyEnvelope, ...], _OneOrMore()] = Field(
+        (), description="One or a list; their factors multiply"
+    )
+    micro: AnyMicro = Poisson()
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> Self:
+        absolute = sum(isinstance(envelope, Stages) and envelope.absolute for envelope in self.envelope)
+        if absolute + (self.rate is not None) != 1:
+            raise ValueError("expected one `rate`, of the arrivals or of the stages of one envelope")
+        return self
+
+    @property
+    def end_s(self) -> float:
+        """When an envelope ends the arrivals [s]; inf where none does."""
+        return min((envelope.end_s for envelope in self.envelope if isinstance(envelope, Stages | Series)), default=inf)
+
+    def chunks(self, rng: np.random.Generator, limit_s: float, chunk: int = CHUNK) -> Iterator[Floats]:
+        """Arrival times up to and with `limit_s`, never falling, in arrays of at most `chunk`, whose size changes no time [s]."""
+        limit_s = min(limit_s, self.end_s)
+        rate = 1.0 if self.rate is None else self.rate
+        if rate <= 0:
+            return
+        clock = (
+            Clock([Signal.constant(rate), *(envelope.signal() for envelope in self.envelope)], limit_s)
+            if self.envelope
+            else None
+        )
+        operational = np.array([self.micro.first(rng)])
         while True:
-            sums = operational + np.cumsum(self.micro.gaps(rng, CHUNK))
-            operational = float(sums[-1])
-            while self.envelope and span_s < min(end_s, FOREVER_S) and signal.integral(0.0, span_s) < operational:
-                span_s = min(2 * span_s, end_s)
-                signal = self.rate_signal(span_s)
-            times = signal.inverse(sums) if self.envelope else sums / self.rate
-            times = times[times < end_s] if not self.envelope or span_s < end_s else times[times < span_s]
-            yield from times.tolist()
-            if len(times) < CHUNK:
+            times_s = clock(operational) if clock else operational / rate
+            kept = (
+                int(np.searchsorted(times_s, limit_s, side="right"))
+                if limit_s < inf
+                else int(np.isfinite(times_s).sum())
+            )
+            yield times_s[:kept]
+            if kept < len(times_s):
                 return
+            gaps = self.micro.gaps(rng, chunk)
+            gaps[0] += operational[-1]
+            operational = np.cumsum(gaps)
+
+
+class Wait(Spec):
+    """Always as long."""
+
+    dist: Literal["constant"] = "constant"
+    value: Seconds = 0.0
+
+    def times(self, rng: np.random.Generator) -> Iterator[float]:
+        """Endless waits [s]."""
+        return repeat(self.value)
+
+
+class ExponentialWait(Spec):
+    """Exponential with this mean."""
+
+    dist: Literal["exponential"]
+    mean: Seconds
+
+    def times(self, rng: np.random.Generator) -> Iterator[float]:
+        """Endless waits [s]."""
+        while True:
+            yield from (self.mean * rng.standard_exponential(CHUNK)).tolist()
 
 
 class ClosedLoop(Spec):
-    """`users` who each ask, wait for the whole answer, think, and ask again. They start evenly over `ramp`."""
+    """Users who ask, wait for the whole answer, think, and ask again: the load follows the fleet's speed."""
 
     kind: Literal["closed_loop"]
-    users: int = Field(gt=0)
-    think: Seconds = 0.0
-    think_distribution: Literal["constant", "exponential"] = "constant"
-    ramp: Seconds = 0.0
+    users: int = Field(ge=1)
+    think: Annotated[Wait | ExponentialWait, Field(discriminator="dist"), _Duration()] = Wait()
+    ramp: Seconds = Field(0.0, description="The users start evenly over this time")
 
     def think_times(self, rng: np.random.Generator) -> Iterator[float]:
-        """Endless times between an answer and the next question [s]."""
-        while True:
-            constant = self.think_distribution == "constant" or not self.think
-            yield from ([self.think] * CHUNK if constant else (self.think * rng.standard_exponential(CHUNK)).tolist())
+        """Endless times from an answer to the next question [s]."""
+        return self.think.times(rng)
 
 
 class Burst(Spec):
-    """All requests of the stream at once: offline work. The stream's `count` says how many."""
+    """All requests of the stream at once, as many as its `count`: offline work."""
 
     kind: Literal["burst"]
     at: Seconds = 0.0

@@ -1,17 +1,18 @@
 """Streams of requests and the service classes they belong to: the `workload` section of a scenario."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice, repeat
 from math import inf
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from simfleet.spec import Named, Spec, did_you_mean, preset
+from simfleet.spec import Named, Spec, did_you_mean, found
 from simfleet.streams import Streams
 from simfleet.units import Fraction, PositiveSeconds
-from simfleet.workload.arrivals import AnyArrival, Burst, ClosedLoop, Open
-from simfleet.workload.lengths import TokenCounts, draws
+from simfleet.workload.arrivals import CHUNK, AnyArrival, Burst, Open
+from simfleet.workload.lengths import Tokens
 from simfleet.workload.models import Model
 from simfleet.workload.traces import Trace
 
@@ -22,42 +23,53 @@ Request = tuple[float, int, int]
 class ServiceClass(Spec):
     """What users of a class expect. A request keeps its targets when it meets every one that is given."""
 
-    ttft: PositiveSeconds | None = Field(None, description="Time to first token")
+    ttft: PositiveSeconds | None = Field(None, description="Time to the first token")
     tpot: PositiveSeconds | None = Field(None, description="Time per output token after the first")
     e2e: PositiveSeconds | None = Field(None, description="Time to the last token")
     target: Fraction = Field(0.95, description="Wanted share of requests that keep them")
 
 
 class Stream(Spec):
-    """One independent source of requests. Arrivals, prompt and answer lengths have random streams of their own."""
+    """One independent source of requests: arrivals, prompt and answer lengths, each with a random stream of its own."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    name: str
+    name: str = Field(min_length=1)
     model: Annotated[Model, Named("models")]
     service_class: str | None = Field(None, alias="class")
     region: str | None = Field(None, description="Where the clients are; a site's `network_latency` names it")
-    preset: str | None = Field(None, description="Workload to start from; keys given here replace its keys")
+    preset: str | None = Field(
+        None, description="Workload preset: its `arrival` and `tokens`, with the keys given here laid over"
+    )
     arrival: AnyArrival | None = None
-    tokens: TokenCounts | None = None
+    tokens: Tokens | None = None
     trace: Trace | None = None
     count: int | None = Field(None, ge=1, description="Most requests")
     timeout: PositiveSeconds | None = Field(None, description="Clients hang up this long after asking")
-    source: str | None = None
-    note: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _from_preset(cls, values: Any, info: ValidationInfo) -> Any:
-        named = isinstance(values, dict) and isinstance(values.get("preset"), str)
-        return {**preset(values, info, "workloads"), "preset": values["preset"]} if named else values
+        if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
+            return values
+        shelf = found(info, "workloads", values["preset"]).data
+        taken = {key: _laid_over(shelf[key], values.get(key)) for key in ("arrival", "tokens") if key in shelf}
+        return {**values, **taken}
+
+    @field_validator("name")
+    @classmethod
+    def _one_word(cls, name: str) -> str:
+        if "." in name or name.split() != [name]:
+            raise ValueError(f"expected a name without dots and spaces, got `{name}`")
+        return name
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.trace is not None and (self.arrival is not None or self.tokens is not None):
             raise ValueError("expected either `trace`, or `arrival` and `tokens`, got both")
         if self.trace is None and (self.arrival is None or self.tokens is None):
-            raise ValueError("expected `arrival` and `tokens`, or `trace`, or a `preset` that has them")
+            missing = [f"`{key}`" for key in ("arrival", "tokens") if getattr(self, key) is None]
+            raise ValueError(f"expected `arrival` and `tokens`, or a `trace`; missing: {' and '.join(missing)}")
         if isinstance(self.arrival, Burst) and self.count is None:
             raise ValueError("expected a `count` beside a burst")
         return self
@@ -65,31 +77,50 @@ class Stream(Spec):
     @property
     def endless(self) -> bool:
         """Whether only the scenario's horizon ends it."""
-        return self.trace is None and self.count is None and not (isinstance(self.arrival, Open) and self.arrival.end_s < inf)
+        if self.trace is not None or self.count is not None:
+            return False
+        return not (isinstance(self.arrival, Open) and self.arrival.end_s < inf)
 
     def requests(self, streams: Streams, horizon_s: float) -> Iterator[Request]:
-        """Requests in order of arrival, before `horizon_s`; made as they are asked for. Not for closed loops."""
-        if self.trace is not None:
-            requests = self.trace.requests(streams, self.name, horizon_s)
-        else:
-            lengths = self.lengths(streams)
-            requests = ((time, *next(lengths)) for time in self._times(streams, horizon_s))
-        return islice(requests, self.count)
+        """Requests in order of arrival, up to and with `horizon_s`, at most `count`; made as they are asked for.
 
-    def _times(self, streams: Streams, horizon_s: float) -> Iterator[float]:
+        Not for closed loops, whose times depend on the answers: raises TypeError.
+        """
+        if self.trace is not None:
+            return islice(self.trace.requests(streams, self.name, horizon_s), self.count)
         if isinstance(self.arrival, Burst):
-            return repeat(self.arrival.at) if self.arrival.at < horizon_s else iter(())
-        if isinstance(self.arrival, ClosedLoop) or self.arrival is None:
-            raise TypeError(f"stream `{self.name}` has no arrival times of its own")
-        return self.arrival.times(streams("arrivals", self.name), horizon_s)
+            times = repeat(self.arrival.at, (self.count or 0) if self.arrival.at <= horizon_s else 0)
+            return ((time_s, *tokens) for time_s, tokens in zip(times, self.lengths(streams), strict=False))
+        if not isinstance(self.arrival, Open):
+            raise TypeError(f"stream `{self.name}` is a closed loop: its times depend on the answers")
+        return islice(self._open(self.arrival, streams, horizon_s), self.count)
 
     def lengths(self, streams: Streams) -> Iterator[tuple[int, int]]:
-        """Endless (input, output) tokens."""
+        """Endless (input, output) tokens, the same ones that `requests` takes. Raises TypeError for a trace."""
+        draw = self._draw(streams)
+        while True:
+            yield from zip(*draw(CHUNK), strict=True)
+
+    def _open(self, arrival: Open, streams: Streams, horizon_s: float) -> Iterator[Request]:
+        draw = self._draw(streams)
+        for times_s in arrival.chunks(streams("arrivals", self.name), horizon_s):
+            yield from zip(times_s.tolist(), *draw(len(times_s)), strict=True)
+
+    def _draw(self, streams: Streams) -> Callable[[int], tuple[list[int], list[int]]]:
+        """A function that gives the next n input and output lengths."""
         if self.tokens is None:
-            raise TypeError(f"stream `{self.name}` replays a trace")
-        return zip(
-            draws(self.tokens.input, streams("input", self.name)), draws(self.tokens.output, streams("output", self.name)), strict=True
-        )
+            raise TypeError(f"stream `{self.name}` replays a trace: its lengths come with its times")
+        tokens, inputs, outputs = self.tokens, streams("input", self.name), streams("output", self.name)
+        return lambda n: (tokens.input.draw(inputs, n).tolist(), tokens.output.draw(outputs, n).tolist())
+
+
+def _laid_over(base: dict[str, Any], own: Any) -> Any:
+    """A preset's mapping with a user's keys laid over; the user's alone where it is of another kind."""
+    if own is None:
+        return base
+    if not isinstance(own, dict) or own.get("kind", "open") != base.get("kind", "open"):
+        return own
+    return {**base, **own}
 
 
 class Workload(Spec):
@@ -99,15 +130,25 @@ class Workload(Spec):
     streams: tuple[Stream, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _names(self) -> Self:
+    def _together(self) -> Self:
         names = [stream.name for stream in self.streams]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"expected streams with different names, got `{name}` {names.count(name)} times")
+        twice = [
+            (("streams", i, "name"), f"another stream is named `{name}` too")
+            for i, name in enumerate(names)
+            if name in names[:i]
+        ]
+        unknown = [(("streams", number, "class"), message) for number, message in self.unknown_classes()]
+        if twice or unknown:
+            problems = twice + unknown
+            text = "; ".join(message for _, message in problems)
+            raise PydanticCustomError("together", "{text}", {"text": text, "problems": problems})
         return self
 
     def unknown_classes(self) -> Iterator[tuple[int, str]]:
         """(stream number, message) of every class that is not declared."""
         for number, stream in enumerate(self.streams):
             if stream.service_class is not None and stream.service_class not in self.classes:
-                yield number, f"unknown class `{stream.service_class}`{did_you_mean(stream.service_class, list(self.classes))}"
+                yield (
+                    number,
+                    f"unknown class `{stream.service_class}`{did_you_mean(stream.service_class, list(self.classes))}",
+                )

@@ -1,0 +1,164 @@
+"""What users get wrong: every input here must end in one clear message with its line, exit code 2, and no traceback."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from simfleet.cli import cli
+from simfleet.scenario import load
+from simfleet.spec import SpecError
+
+GOOD = """\
+name: test
+horizon: 1 min
+workload:
+  classes:
+    chat: {ttft: 1 s, target: 0.9}
+  streams:
+    - name: chat
+      model: llama-3.1-8b
+      class: chat
+      arrival: {rate: 5 /s}
+      tokens:
+        input: {dist: constant, value: 500}
+        output: {dist: uniform, low: 10, high: 90}
+sites:
+  here: {preset: us-virginia, network_latency: {east: 10 ms}}
+pools:
+  chat:
+    site: here
+    model: llama-3.1-8b
+    device: nvidia-h100-sxm
+    replicas: 2
+"""
+
+# name -> (old text, new text, line of the message, part of the message)
+CASES = {
+    "unknown key": ("replicas: 2", "replica: 2", 21, "unknown key; did you mean `replicas`?"),
+    "unknown top key": ("horizon:", "horizont:", 2, "did you mean `horizon`?"),
+    "duplicate key": ("    replicas: 2", "    replicas: 2\n    replicas: 3", 22, "duplicate key, first on line 21"),
+    "zero replicas": ("replicas: 2", "replicas: 0", 21, "expected greater than or equal to 1, got `0`"),
+    "negative replicas": ("replicas: 2", "replicas: -3", 21, "got `-3`"),
+    "fraction of a replica": ("replicas: 2", "replicas: 2.5", 21, "got `2.5`"),
+    "words for a number": ("replicas: 2", "replicas: two", 21, "got `two`"),
+    "missing unit": ("horizon: 1 min", "horizon: 60", 2, "expected seconds with a unit"),
+    "unknown unit": ("horizon: 1 min", "horizon: 1 minute", 2, "did you mean `min`?"),
+    "bits as bytes": ("ttft: 1 s", "ttft: 1 Gbit", 5, "expected seconds"),
+    "zero horizon": ("horizon: 1 min", "horizon: 0 s", 2, "above 0"),
+    "negative time": ("ttft: 1 s", "ttft: -1 s", 5, "above 0"),
+    "NaN": ("value: 500", "value: .nan", 12, "expected a finite number"),
+    "infinite": ("target: 0.9", "target: .inf", 5, "expected a finite number"),
+    "share above one": ("target: 0.9", "target: 9", 5, "expected a share from 0 to 1"),
+    "unknown device": ("device: nvidia-h100-sxm", "device: nvidia-h100-xsm", 20, "did you mean `nvidia-h100-sxm`?"),
+    "unknown model": ("    model: llama-3.1-8b\n    device", "    model: lama-3.1-8b\n    device", 19, "did you mean `llama-3.1-8b`?"),
+    "model without a pool": ("      model: llama-3.1-8b", "      model: qwen3-8b", 8, "no pool serves `qwen3-8b`"),
+    "unknown class": ("class: chat", "class: chats", 9, "did you mean `chat`?"),
+    "unknown site": ("site: here", "site: there", 18, "unknown site `there`; did you mean `here`?"),
+    "unknown preset": ("preset: us-virginia", "preset: us-virgina", 15, "did you mean `us-virginia`?"),
+    "unknown region": ("class: chat", "region: eats", 9, "did you mean `east`?"),
+    "unknown kind": ("dist: uniform", "dist: unifrom", 13, "did you mean `uniform`?"),
+    "missing key": ("    model: llama-3.1-8b\n    device", "    device", 17, "missing"),
+    "no arrivals": ("      arrival: {rate: 5 /s}\n", "", 7, "expected"),
+    "bounds crossed": ("low: 10, high: 90", "low: 90, high: 10", 13, "high"),
+    "zero tokens": ("value: 500", "value: 0", 12, "at least 1"),
+    "no end": ("horizon: 1 min\n", "", 1, "never ends"),
+    "does not fit": ("8b\n    device: nvidia-h100-sxm", "70b\n    device: nvidia-h100-sxm", 19, "does not fit"),
+    "too many devices": ("replicas: 2", "tensor_parallel: 16", 21, "at most 8, the scale-up domain"),
+    "uneven devices": ("replicas: 2", "tensor_parallel: 3", 21, "expected a divisor of the 32 attention heads"),
+    "missing precision": ("replicas: 2", "precision: fp4", 21, "has no fp4 arithmetic; it has:"),
+    "unknown precision": ("replicas: 2", "precision: fp7", 21, "got `fp7`"),
+    "budget below seats": ("replicas: 2", "engine: {token_budget: 8}", 21, "token_budget of at least max_sequences"),
+    "price without unit": ("replicas: 2", "cost: {kind: rent, price: 2.5}", 21, "expected dollars per hour with a unit"),
+    "unknown routing": ("pools:", "routing: {kind: round_robbin}\npools:", 16, "did you mean `round_robin`?"),
+    "warm-up too long": ("horizon: 1 min", "horizon: 1 min\nwarmup: 2 min", 3, "expected less than the horizon"),
+    "missing trace": ("      arrival: {rate: 5 /s}", "      trace: {file: nowhere.csv, format: azure-2023}", 10, "nowhere.csv"),
+    "unknown variant path": ("horizon: 1 min", "horizon: 1 min\nvariants: {big: {pool.chat.replicas: 8}}", 3, "did you mean `pools`?"),
+    "anchor of nothing": ("replicas: 2", "replicas: *two", 21, "not YAML"),
+    "tab": ("    replicas: 2", "\treplicas: 2", 21, "not YAML"),
+    "unclosed brace": ("value: 500}", "value: 500", 13, "not YAML"),
+    "unknown tag": ("replicas: 2", "replicas: !!python/object:os.system 2", 21, "unknown YAML tag"),
+    "two documents": ("sites:", "---\nsites:", 14, "not YAML"),
+    "a list": (GOOD, "- a\n- b\n", 1, "expected a mapping of keys to values, got a list"),
+    "nothing": (GOOD, "", 1, "got nothing"),
+    "not YAML at all": (GOOD, "%PDF-1.4 {{{", 1, "not YAML"),
+    "a mapping for a list": (GOOD[GOOD.index("    - name") : GOOD.index("sites")], "    chat: {rate: 5}\n", 6, "expected"),
+    "alias bomb": (GOOD, "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{name}: &{name} [{', '.join(['*' + before] * 10)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+    ), 1, "aliases expanded, got more"),
+}  # fmt: skip
+
+
+def write(folder: Path, case: str) -> tuple[Path, int, str]:
+    old, new, line, message = CASES[case]
+    assert old in GOOD
+    path = folder / "scenario.yaml"
+    path.write_text(GOOD.replace(old, new, 1))
+    return path, line, message
+
+
+def test_the_good_one_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(GOOD)
+    assert load(path).pools["chat"].replicas == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message_names_line_and_reason(case: str, tmp_path: Path) -> None:
+    path, line, message = write(tmp_path, case)
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert any(problem.mark.line == line and message in str(problem) for problem in caught.value.problems), str(caught.value)
+    assert all(str(problem).startswith(f"{path}:") for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+@pytest.mark.parametrize("case", CASES)
+def test_exit_code_is_2_without_traceback(case: str, command: str, tmp_path: Path) -> None:
+    path, line, message = write(tmp_path, case)
+    result = CliRunner().invoke(cli, [command, str(path)])
+    assert result.exit_code == 2
+    assert f"{path}:{line}:" in result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_all_problems_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(GOOD.replace("replicas: 2", "replicas: 0").replace("1 min", "60").replace("h100", "h1000"))
+    with pytest.raises(SpecError) as caught:
+        load(path)
+    assert [problem.mark.line for problem in caught.value.problems] == [2, 20, 21]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quickstrt"], "did you mean `quickstart`?"),
+        (["run", "no/such/file.yaml"], "no such file"),
+        (["validate", "."], "expected a YAML file"),
+        (["run", "w1", "--set", "pools.chat.replicas"], "expects PATH=VALUE"),
+        (["run", "w1", "--set", "pools.chatt.replicas=2"], "did you mean `chat`?"),
+        (["run", "w1", "--set", "pools.chat.replicas=0"], "--set pools.chat.replicas=0: pools.chat.replicas: expected"),
+        (["run", "w1", "--set", "workload.streams.caht.count=2"], "did you mean `chat`?"),
+        (["run", "w1", "--variant", "huge"], "no variants"),
+        (["run", "w1", "--path", "nowhere-at-all"], "nowhere-at-all"),
+        (["run", "w1", "--requests", "csv"], "--requests needs --out"),
+        (["profiles", "h1000"], "unknown hardware profile `h1000`"),
+    ],
+)
+def test_command_line_mistakes(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_binary_and_latin_files(tmp_path: Path) -> None:
+    for content in (b"\x00\x01\x02", "name: caf\xe9\n".encode("latin-1")):
+        path = tmp_path / "scenario.yaml"
+        path.write_bytes(content)
+        result = CliRunner().invoke(cli, ["validate", str(path)])
+        assert result.exit_code == 2
+        assert str(path) in result.stderr
