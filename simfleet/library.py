@@ -1,17 +1,28 @@
 """Find profiles, models, sites, workloads and scenarios by name: the user's own folders first, then the shipped ones."""
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from simfleet.facility.site import Site
 from simfleet.hardware.profile import Profile
 from simfleet.spec import Document, Mark, Problem, SpecError, build, did_you_mean, read
 from simfleet.workload.models import Model
 
-KINDS = {"hardware_profiles": "hardware profile", "models": "model", "sites": "site", "workloads": "workload preset", "scenarios": "scenario"}
+KINDS = {
+    "hardware_profiles": "hardware profile",
+    "models": "model",
+    "sites": "site",
+    "workloads": "workload preset",
+    "scenarios": "scenario",
+}
+SUFFIXES = (".yaml", ".yml")
 
 
+@dataclass(frozen=True)
 class Library:
     """Documents by kind (see KINDS) and name.
 
@@ -19,31 +30,46 @@ class Library:
     folder may hold the YAML files themselves or subfolders named like the kinds. Raises SpecError for a folder that is not there.
     """
 
-    def __init__(self, paths: tuple[Path, ...] = ()) -> None:
-        environment = [Path(part) for part in os.environ.get("SIMFLEET_PATH", "").split(os.pathsep) if part]
-        self._own = [*paths, *environment]
-        problems = [Problem(Mark(str(path)), "", "no such folder") for path in self._own if not path.is_dir()]
+    paths: tuple[Path, ...] = ()
+    _documents: dict[Path, Document] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        environment = os.environ.get("SIMFLEET_PATH", "").split(os.pathsep)
+        own = {Path(path): "--path" for path in self.paths} | {
+            Path(part): "SIMFLEET_PATH" for part in environment if part
+        }
+        problems = [
+            Problem(Mark(origin), "", f"no such folder: `{path}`") for path, origin in own.items() if not path.is_dir()
+        ]
         if problems:
             raise SpecError(problems)
-        self._documents: dict[Path, Document] = {}
+        object.__setattr__(self, "paths", tuple(own))
 
     def document(self, kind: str, name: str, folder: Path = Path()) -> Document:
-        """The document `name`; a path (with / or .yaml) is taken from `folder`. Raises LookupError, saying what is near."""
-        path = folder / name if "/" in name or name.endswith((".yaml", ".yml")) else self.path(kind, name)
+        """The document `name`; a path (with / or .yaml) is taken from `folder`.
+
+        Raises LookupError for an unknown name, saying what is near, and SpecError for a file that cannot be read.
+        """
+        path = folder / name if "/" in name or name.endswith(SUFFIXES) else self.path(kind, name)
         if path not in self._documents:
             self._documents[path] = read(path)
         return self._documents[path]
 
+    def data(self, kind: str, name: str) -> dict[str, Any]:
+        """The plain data of a name. Raises as `document` does."""
+        data: dict[str, Any] = self.document(kind, name).data
+        return data
+
     def path(self, kind: str, name: str) -> Path:
-        """The file of a name, or of a hardware profile's alias. Raises LookupError."""
+        """The file of a name, or of a hardware profile's alias. Raises LookupError, saying what is near."""
         for folder in self._folders(kind):
-            if (folder / f"{name}.yaml").is_file():
-                return folder / f"{name}.yaml"
-        if kind == "hardware_profiles":
-            for path in self._files(kind):
-                if name in read(path).data.get("aliases", ()):
-                    return path
-        raise LookupError(f"unknown {KINDS[kind]} `{name}`{did_you_mean(name, self.names(kind))}")
+            for suffix in SUFFIXES:
+                if os.path.isfile(folder / (name + suffix)):
+                    return folder / (name + suffix)
+        aliases = self._aliases() if kind == "hardware_profiles" else {}
+        if name in aliases:
+            return aliases[name]
+        raise LookupError(f"unknown {KINDS[kind]} `{name}`{did_you_mean(name, [*self.names(kind), *aliases])}")
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
@@ -61,12 +87,25 @@ class Library:
         """A site. Raises as `profile` does."""
         return build(Site, self.document("sites", name), {"library": self})
 
-    def _files(self, kind: str) -> list[Path]:
-        return [path for folder in self._folders(kind) for path in sorted(folder.glob("*.yaml"))]
+    def _aliases(self) -> dict[str, Path]:
+        """Alias -> file, of all profiles that can be read."""
+        found: dict[str, Path] = {}
+        for path in self._files("hardware_profiles"):
+            try:
+                aliases = read(path).data.get("aliases")
+            except SpecError:  # a file nobody asked for
+                continue
+            for alias in aliases if isinstance(aliases, list) else ():
+                found.setdefault(str(alias), path)
+        return found
+
+    def _files(self, kind: str) -> Iterator[Path]:
+        for folder in self._folders(kind):
+            yield from sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
 
     def _folders(self, kind: str) -> list[Path]:
-        own = [folder for path in self._own for folder in (path / kind, path) if folder.is_dir()]
-        return [*own, shipped(kind)]
+        own = [folder for path in self.paths for folder in (path / kind, path) if folder.is_dir()]
+        return [*own, *([shipped(kind)] if shipped(kind).is_dir() else [])]
 
 
 def shipped(kind: str) -> Path:

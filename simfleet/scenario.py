@@ -1,29 +1,65 @@
 """What the user writes: one frozen Scenario, checked as a whole before anything runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from simfleet.facility.cost import AnyCost, Rent
 from simfleet.facility.site import Site
 from simfleet.hardware.profile import Precision, Profile
 from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cost
 from simfleet.library import Library
-from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks
+from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks, sequence_blocks
 from simfleet.serving.routing import AnyRouting, RoundRobin
-from simfleet.spec import Document, Location, Mark, Named, Problem, Spec, SpecError, build, default_kind, did_you_mean, override
+from simfleet.spec import (
+    Document,
+    Location,
+    Mark,
+    Named,
+    Problem,
+    Spec,
+    SpecError,
+    build,
+    default_kind,
+    did_you_mean,
+    overlay,
+    override,
+    read,
+    refusal,
+)
 from simfleet.units import PositiveSeconds, Seconds
 from simfleet.workload.models import Model
-from simfleet.workload.streams import Workload
+from simfleet.workload.streams import Stream, Workload
 
 DEFAULT_SITE = "us-virginia"
+WEIGHTS_ONLY = ("int4",)
+MOST_DEVICES = 1024
+
+Complaint = tuple[Location, str]
+"""A place inside the value that is being checked, and what is wrong there."""
+
+
+def _or_one_word(schema: dict[str, Any]) -> None:
+    """A JSON Schema that also takes the name of a format."""
+    mapping = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "enum": list(get_args(Precision))}, mapping]
 
 
 class PoolPrecision(Spec):
-    """Formats of a pool. Weights below 8 bits and KV are multiplied in 16 bits unless said otherwise."""
+    """Formats of a pool: how weights and KV cache are stored, and in what weights are multiplied."""
+
+    model_config = ConfigDict(json_schema_extra=_or_one_word)
 
     weights: Precision
     kv: Precision = "bf16"
@@ -33,27 +69,31 @@ class PoolPrecision(Spec):
 class Pool(Spec):
     """Equal replicas of one model on one kind of device, at one site."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     site: str = Field("", description="Name under `sites`; may be left out where there is one")
     network: Annotated[Model, Named("models")] = Field(alias="model")
     profile: Annotated[Profile, Named("hardware_profiles")] = Field(alias="device")
     replicas: int = Field(1, ge=1)
     tensor_parallel: int = Field(1, ge=1, description="Devices per replica")
-    formats: PoolPrecision = Field(PoolPrecision(weights="bf16"), alias="precision")
+    formats: PoolPrecision = Field(
+        PoolPrecision(weights="bf16"), alias="precision", description="One name, or one for each part"
+    )
     engine: Annotated[AnyEngine, default_kind("continuous")] = Continuous()
     cost: Annotated[AnyCost, default_kind("rent")] = Rent()
 
     @field_validator("formats", mode="before")
     @classmethod
-    def _one_word(cls, value: Any) -> Any:
-        """`fp8` alone: weights and arithmetic in it, KV in 16 bits; a weights-only format (int4) leaves arithmetic at 16 bits too."""
-        if isinstance(value, str):
-            return {"weights": value} if value == "int4" else {"weights": value, "activations": value}
-        return value
+    def _fill_in(cls, value: Any) -> Any:
+        """`fp8` alone means weights and arithmetic in fp8, KV in 16 bits; `int4` is a format of weights only, arithmetic in bf16."""
+        given = {"weights": value} if isinstance(value, str) else value
+        if not isinstance(given, dict) or "weights" not in given:
+            return given
+        weights = given["weights"]
+        kv = weights if weights in ("fp16", "fp32") else "bf16"
+        return {"kv": kv, "activations": "bf16" if weights in WEIGHTS_ONLY else weights, **given}
 
     @property
     def precision(self) -> Precisions:
+        """The formats as the equations take them."""
         return Precisions(self.formats.weights, self.formats.kv, self.formats.activations)
 
     @property
@@ -61,54 +101,101 @@ class Pool(Spec):
         """Devices of the whole pool."""
         return self.replicas * self.tensor_parallel
 
-    def step_cost(self) -> StepCost:
+    def step_cost(self, tensor_parallel: int | None = None) -> StepCost:
         """Step time and energy of one replica. Raises ValueError for what its device cannot do."""
         host = HostConstants(self.engine.host, self.engine.per_sequence, self.engine.launch_factor)
-        return step_cost(self.network, self.profile, host, self.tensor_parallel, self.precision)
+        return step_cost(self.network, self.profile, host, tensor_parallel or self.tensor_parallel, self.precision)
 
-    def kv_blocks(self) -> int:
+    def kv_blocks(self, tensor_parallel: int | None = None) -> int:
         """KV blocks of one replica; below 1 the model does not fit."""
-        return kv_blocks(self.network, self.profile, self.engine, self.tensor_parallel, self.precision)
+        return kv_blocks(
+            self.network, self.profile, self.engine, tensor_parallel or self.tensor_parallel, self.precision
+        )
 
-    def problems(self) -> Iterator[tuple[Location, str]]:
-        """(key, message) of what does not go together."""
-        tp, heads = self.tensor_parallel, max(group.heads for group in self.network.groups)
-        domain = self.profile.scale_up.domain if self.profile.scale_up else 1
-        if tp > domain:
-            yield ("tensor_parallel",), f"expected at most {domain}, the scale-up domain of `{self.profile.name}`, got {tp}"
-        elif heads % tp:
-            yield ("tensor_parallel",), f"expected a divisor of the {heads} attention heads of `{self.network.name}`, got {tp}"
-        else:
-            yield from self._physics_problems()
+    def complaints(self) -> Iterator[Complaint]:
+        """What does not go together."""
+        parallel = _parallel(self)
+        yield from parallel or _formats(self)
         if self.engine.token_budget < self.engine.max_sequences:
-            yield ("engine",), (
-                f"expected a token_budget of at least max_sequences ({self.engine.max_sequences}), got {self.engine.token_budget}"
-            )
+            wanted = f"expected at least max_sequences ({self.engine.max_sequences})"
+            yield ("engine", "token_budget"), f"{wanted}, got {self.engine.token_budget}"
         try:
             self.cost.check(self.profile)
         except ValueError as error:
             yield ("cost",), str(error)
 
-    def _physics_problems(self) -> Iterator[tuple[Location, str]]:
-        try:
-            self.step_cost()
-        except ValueError as error:
-            yield ("tensor_parallel" if "tensor_parallel" in str(error) else "precision",), str(error)
-            return
-        if self.kv_blocks() < 1:
-            weights = self.network.weight_bytes(self.formats.weights, self.tensor_parallel)
-            memory = self.profile.memory.capacity.value
-            yield ("model",), (
-                f"`{self.network.name}` does not fit: {weights / 1e9:.1f} GB of {self.formats.weights} weights per device, "
-                f"{self.engine.memory_fraction:.0%} of {memory / 1e9:.1f} GB less {self.engine.reserve / 1e9:g} GB reserve on "
-                f"`{self.profile.name}` x {self.tensor_parallel}{self._what_fits()}"
-            )
 
-    def _what_fits(self) -> str:
-        for devices in (2, 4, 8, 16, 32, 64):
-            if kv_blocks(self.network, self.profile, self.engine, devices, self.precision) >= 1:
-                return f"; tensor_parallel {devices} would"
-        return ""
+def _parallel(pool: Pool) -> list[Complaint]:
+    """Whether this many devices can share the model."""
+    tp = pool.tensor_parallel
+    domain = pool.profile.scale_up.domain if pool.profile.scale_up else 1
+    if tp > domain:
+        return [
+            (("tensor_parallel",), f"expected at most {domain}, the scale-up domain of `{pool.profile.name}`, got {tp}")
+        ]
+    for heads in (group.heads for group in pool.network.groups):
+        if heads % tp:
+            return [
+                (
+                    ("tensor_parallel",),
+                    f"expected a divisor of the {heads} attention heads of `{pool.network.name}`, got {tp}",
+                )
+            ]
+    return []
+
+
+def _formats(pool: Pool) -> Iterator[Complaint]:
+    """Whether the device computes in these formats and holds the weights."""
+    limits = sorted({group.limit for group in pool.network.groups if group.limit is not None})
+    if len(limits) > 1:
+        yield ("model",), f"expected at most one attention limit, got a model with {limits}"
+        return
+    for tp, key in ((1, "precision"), (pool.tensor_parallel, "tensor_parallel")):
+        try:
+            pool.step_cost(tp)
+        except ValueError as error:
+            yield (key,), str(error)
+            return
+    state = sequence_blocks(pool.network, pool.engine, pool.tensor_parallel, pool.precision)
+    if pool.kv_blocks() < 1 + state:
+        yield ("model",), _too_big(pool)
+
+
+def _too_big(pool: Pool) -> str:
+    weights = pool.network.weight_bytes(pool.formats.weights, pool.tensor_parallel)
+    memory = pool.profile.memory.capacity.value
+    devices = (
+        f"{pool.tensor_parallel} x `{pool.profile.name}`" if pool.tensor_parallel > 1 else f"`{pool.profile.name}`"
+    )
+    usable = pool.engine.memory_fraction * memory - pool.engine.reserve
+    fits = _smallest_that_fits(pool)
+    return (
+        f"`{pool.network.name}` does not fit on {devices}: {weights / 1e9:.1f} GB of {pool.formats.weights} weights per device, "
+        f"{memory / 1e9:.1f} GB of memory, of which the engine may use {max(usable, 0.0) / 1e9:.1f} GB; "
+        + (
+            f"tensor_parallel {fits} would fit"
+            if fits
+            else "no tensor_parallel would fit: take smaller weights or a larger device"
+        )
+    )
+
+
+def _smallest_that_fits(pool: Pool) -> int | None:
+    for tp in range(pool.tensor_parallel + 1, MOST_DEVICES + 1):
+        larger = pool.model_copy(update={"tensor_parallel": tp})
+        if not _parallel(larger):
+            state = sequence_blocks(pool.network, pool.engine, tp, pool.precision)
+            if larger.kv_blocks() >= 1 + state and _computes(larger):
+                return tp
+    return None
+
+
+def _computes(pool: Pool) -> bool:
+    try:
+        pool.step_cost()
+    except ValueError:
+        return False
+    return True
 
 
 class Scenario(Spec):
@@ -120,113 +207,163 @@ class Scenario(Spec):
     drain: bool = True
     warmup: Seconds = Field(0.0, description="Requests that arrive before are left out of latency and attainment")
     workload: Workload
-    sites: dict[str, Site] = {}
+    sites: dict[str, Site] = Field({}, description=f"Left out: one, `{DEFAULT_SITE}`")
     pools: dict[str, Pool] = Field(min_length=1)
-    routing: AnyRouting = RoundRobin()
-    variants: dict[str, dict[str, Any]] = {}
-    _document: Document | None = PrivateAttr(None)
-    _context: dict[str, Any] = PrivateAttr(default_factory=dict)
+    routing: Annotated[AnyRouting, default_kind("round_robin")] = RoundRobin()
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="Name -> dotted path -> value, laid over the rest when chosen"
+    )
+    _document: Document = PrivateAttr()
+    _library: Library = PrivateAttr()
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _default_site(cls, values: Any, info: ValidationInfo) -> Any:
-        """Without `sites`: one, the shipped DEFAULT_SITE. Where there is one site, pools need not name it."""
+    def _from_data(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Fill in the one site, and keep what was written, so that `replace` can start from it."""
         if not isinstance(values, dict):
-            return values
-        sites = values.get("sites") or {DEFAULT_SITE: {"preset": DEFAULT_SITE}}
-        pools = values.get("pools")
-        if isinstance(pools, dict) and isinstance(sites, dict) and len(sites) == 1:
-            only = next(iter(sites))
-            pools = {name: {"site": only, **pool} if isinstance(pool, dict) else pool for name, pool in pools.items()}
-        return {**values, "sites": sites} | ({"pools": pools} if pools is not None else {})
+            return handler(values)
+        context = info.context or {}
+        library = context.get("library") or Library()
+        scenario = handler(_with_sites(values, library))
+        scenario._document = context.get("document") or Document.from_data(values)
+        scenario._library = library
+        return scenario
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        problems = list(self._problems())
-        if problems:
-            text = "; ".join(message for _, message in problems)
-            raise PydanticCustomError("together", "{text}", {"text": text, "problems": problems})
+        complaints = [*self._pool_complaints(), *self._stream_complaints()]
+        if self.horizon is not None and self.warmup >= self.horizon:
+            complaints.append(
+                (("warmup",), f"expected less than the horizon ({self.horizon:g} s), got {self.warmup:g} s")
+            )
+        if complaints:
+            raise refusal(complaints)
         return self
 
-    def _problems(self) -> Iterator[tuple[Location, str]]:
+    def _pool_complaints(self) -> Iterator[Complaint]:
         for name, pool in self.pools.items():
             if pool.site not in self.sites:
-                known = did_you_mean(pool.site, list(self.sites))
-                yield ("pools", name, "site"), (f"unknown site `{pool.site}`" if pool.site else "missing, expected a site's name") + known
-            for location, message in pool.problems():
+                what = f"unknown site `{pool.site}`" if pool.site else "missing, expected the name of a site"
+                yield ("pools", name, "site"), what + did_you_mean(pool.site, self.sites)
+            for location, message in pool.complaints():
                 yield ("pools", name, *location), message
-        for number, message in self.workload.unknown_classes():
-            yield ("workload", "streams", number, "class"), message
-        yield from self._stream_problems()
-        if self.horizon is not None and self.warmup >= self.horizon:
-            yield ("warmup",), f"expected less than the horizon ({self.horizon:g} s), got {self.warmup:g} s"
 
-    def _stream_problems(self) -> Iterator[tuple[Location, str]]:
-        served = {pool.network.name for pool in self.pools.values()}
+    def _stream_complaints(self) -> Iterator[Complaint]:
+        served = {pool.network.name: None for pool in self.pools.values()}
         for number, stream in enumerate(self.workload.streams):
             here = ("workload", "streams", number)
             if stream.model.name not in served:
-                yield (*here, "model"), f"no pool serves `{stream.model.name}`{did_you_mean(stream.model.name, sorted(served))}"
+                yield (*here, "model"), f"no pool serves `{stream.model.name}`{did_you_mean(stream.model.name, served)}"
             if stream.endless and self.horizon is None:
-                yield ("horizon",), f"missing: stream `{stream.name}` never ends; give a horizon such as `10 min`, or the stream a count"
-            for pool in self.pools.values():
-                regions = self.sites[pool.site].network_latency if pool.site in self.sites else {}
-                if stream.region is not None and stream.model.name == pool.network.name and stream.region not in regions:
-                    message = f"site `{pool.site}` has no network_latency from `{stream.region}`"
-                    yield (*here, "region"), message + did_you_mean(stream.region, list(regions))
+                needed = "expected a `horizon` such as `10 min` for the scenario, or a `count`"
+                yield here, f"{needed}: stream `{stream.name}` never ends by itself"
+            yield from ((here + location, message) for location, message in self._region_complaints(stream))
+
+    def _region_complaints(self, stream: Stream) -> Iterator[Complaint]:
+        """Every site that may serve the stream has to know how far its clients are."""
+        names = {
+            pool.site: None
+            for pool in self.pools.values()
+            if pool.network.name == stream.model.name and pool.site in self.sites
+        }
+        for name in names if stream.region is not None else ():
+            regions = self.sites[name].network_latency
+            if stream.region not in regions:
+                known = did_you_mean(str(stream.region), regions) or "; it has none"
+                yield ("region",), f"unknown region `{stream.region}` in network_latency of site `{name}`{known}"
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What was not written and taken for granted, one sentence each."""
+        pools = [name for name, pool in self.pools.items() if "formats" not in pool.model_fields_set]
+        lines = [f"pool {name}: bf16 weights, KV and arithmetic are assumed" for name in pools]
+        return lines if self._document.data.get("sites") else [f"no site is given: `{DEFAULT_SITE}` is assumed", *lines]
 
     def replace(self, path: str, value: Any) -> "Scenario":
-        """The same scenario with one value changed, such as ("pools.chat.replicas", 8). Raises SpecError."""
-        if self._document is None:
-            raise TypeError("only a scenario from simfleet.load() can be changed by path")
-        return _build(override(self._document, path, value, origin="replace"), self._context)
+        """The same scenario with one value changed, such as ("pools.chat.replicas", 8); text is plain text. Raises SpecError."""
+        document = overlay(self._document, path, value, {(): Mark("replace")})
+        return build(Scenario, document, {"library": self._library})
+
+
+def _with_sites(values: dict[str, Any], library: Library) -> dict[str, Any]:
+    """Without `sites`: one, the shipped DEFAULT_SITE. Where there is one site, pools need not name it."""
+    sites = values.get("sites") or {DEFAULT_SITE: library.site(DEFAULT_SITE)}
+    pools = values.get("pools")
+    if isinstance(pools, dict) and isinstance(sites, dict) and len(sites) == 1:
+        pools = {name: _at(pool, next(iter(sites))) for name, pool in pools.items()}
+    return {**values, "sites": sites, "pools": pools} if "pools" in values else {**values, "sites": sites}
+
+
+def _at(pool: Any, site: str) -> Any:
+    if isinstance(pool, Pool):
+        return pool if pool.site else pool.model_copy(update={"site": site})
+    return {**pool, "site": site} if isinstance(pool, dict) and "site" not in pool else pool
 
 
 def load(
     scenario: str | Path | Mapping[str, Any],
-    overrides: Sequence[tuple[str, Any]] = (),
+    overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
     variant: str | None = None,
-    paths: Sequence[Path | str] = (),
+    paths: Iterable[str | Path] = (),
 ) -> Scenario:
     """A scenario from a file, a shipped name such as "quickstart", or plain data.
 
-    overrides -- (dotted path, value) pairs, laid over the variant, which is laid over the file
-    variant   -- name of one of its variants
+    overrides -- dotted path -> value, laid over the variant, which is laid over the file; text is read as YAML
+    variant   -- name of one of its variants; without one all of them are checked too
     paths     -- folders of own profiles, models, sites and scenarios, searched before those of SIMFLEET_PATH and the shipped
 
-    Raises SpecError with every problem of the file at once, each with file:line:column and path; LookupError for an unknown name.
+    Raises SpecError with every problem at once, each with file:line:column and path.
     """
     library = Library(tuple(Path(path) for path in paths))
-    if isinstance(scenario, Mapping):
-        document = Document.from_data(scenario)
-    else:
-        name = str(scenario)
-        document = library.document("scenarios", f"./{name}" if Path(name).is_file() and "/" not in name else name)
-    chosen = _variant(document, variant)
-    for path, value in [*chosen.items(), *overrides]:
+    written = _written(scenario, library)
+    document = written if variant is None else _varied(written, variant)
+    for path, value in dict(overrides).items():
         document = override(document, path, value)
-    return _build(document, {"library": library, "folder": document.folder})
+    built = build(Scenario, document, {"library": library})
+    if document is written:
+        _check_variants(built, written, library)
+    return built
 
 
-def _variant(document: Document, variant: str | None) -> Mapping[str, Any]:
-    """The overrides of one variant; the paths of all of them are tried."""
-    variants = document.data.get("variants") or {}
-    for name, overrides in variants.items() if isinstance(variants, dict) else ():
-        for path, value in overrides.items() if isinstance(overrides, dict) else ():
-            override(document, path, value, origin=f"{document.mark(('variants', name, path))}: variant {name}:")
-    if variant is None:
-        return {}
-    if variant not in variants:
-        message = f"unknown variant `{variant}`{did_you_mean(variant, list(variants))}" if variants else "this scenario has no variants"
-        raise SpecError([Problem(Mark(document.file), "variants", message)])
-    chosen: Mapping[str, Any] = variants[variant]
-    return chosen
+def _written(scenario: str | Path | Mapping[str, Any], library: Library) -> Document:
+    if isinstance(scenario, Mapping):
+        return Document.from_data(scenario)
+    if isinstance(scenario, Path):
+        return read(scenario)
+    try:
+        return library.document("scenarios", scenario)
+    except LookupError as error:
+        raise SpecError([Problem(Mark(scenario), "", error.args[0])]) from None
 
 
-def _build(document: Document, context: dict[str, Any]) -> Scenario:
-    scenario = build(Scenario, document, context)
-    scenario._document, scenario._context = document, context
-    return scenario
+def _varied(document: Document, name: str) -> Document:
+    """The document with a variant laid over; the variant's values keep their places."""
+    variants = document.data.get("variants")
+    changes = variants.get(name) if isinstance(variants, dict) else None
+    if not isinstance(changes, dict):
+        known = did_you_mean(name, variants) if isinstance(variants, dict) and variants else "; the scenario has none"
+        raise SpecError([Problem(document.mark(("variants",)), "variants", f"unknown variant `{name}`{known}")])
+    varied = document
+    for path, value in changes.items():
+        here = ("variants", name, path)
+        marks = {place[3:]: mark for place, mark in document.marks.items() if place[:3] == here}
+        varied = overlay(varied, path, value, {(): document.mark(here)} | marks)
+    return varied
+
+
+def _check_variants(base: Scenario, document: Document, library: Library) -> None:
+    """Build every variant; a workload that none of its paths touches is not read again. Raises SpecError."""
+    problems: dict[Problem, None] = {}
+    for name, changes in base.variants.items():
+        try:
+            varied = _varied(document, name)
+            if not any(path.startswith("workload") for path in changes):
+                varied = overlay(varied, "workload", base.workload, {})
+            build(Scenario, varied, {"library": library})
+        except SpecError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SpecError(problems)
 
 
 def json_schema() -> dict[str, Any]:

@@ -43,13 +43,11 @@ def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress:
     env = Environment()
     records = Records(request_table(detail=requests), timeline_table())
     fleet = build(env, scenario, Streams(seed), records, requests)
-    for lane, stream in zip(fleet.lanes, scenario.workload.streams, strict=True):
-        _open(env, fleet, lane, stream, Streams(seed), scenario.horizon)
+    start(fleet, scenario, Streams(seed))
     timeline = Timeline(fleet, records, scenario.horizon, progress)
     env.process(timeline.sample())
     env.run(until=_end(env, fleet, scenario))
     timeline.close()
-    fleet.close()
     fleet.check()
     records.duration_s = env.now
     records.pools = [_ledger(scenario, name, replicas, env.now) for name, replicas in zip(scenario.pools, fleet.pools, strict=True)]
@@ -105,18 +103,27 @@ def _lane(scenario: Scenario, fleet: Fleet, number: int) -> Lane:
     )
 
 
-def _open(env: Environment, fleet: Fleet, lane: Lane, stream: Stream, streams: Streams, horizon: float | None) -> None:
-    """Start the processes that send the stream's requests."""
-    end_s = inf if horizon is None else horizon
-    if isinstance(stream.arrival, ClosedLoop):
-        quota = iter(range(stream.count)) if stream.count is not None else repeat(0)
-        user = User(stream.lengths(streams), stream.arrival.think_times(streams("think", stream.name)), quota, end_s)
-        for number in range(stream.arrival.users):
+def start(fleet: Fleet, scenario: Scenario, streams: Streams) -> None:
+    """Begin the processes that send requests."""
+    end_s = inf if scenario.horizon is None else scenario.horizon
+    for lane, stream in zip(fleet.lanes, scenario.workload.streams, strict=True):
+        if isinstance(stream.arrival, ClosedLoop):
+            _seat_users(fleet, lane, stream, streams, end_s)
+        else:
             fleet.open_source()
-            env.process(_user(fleet, lane, user, stream.arrival.ramp * number / stream.arrival.users))
-    else:
+            fleet.env.process(_arrivals(fleet, lane, stream, streams, end_s))
+
+
+def _seat_users(fleet: Fleet, lane: Lane, stream: Stream, streams: Streams, end_s: float) -> None:
+    """One process for each user of a closed loop."""
+    loop = stream.arrival
+    if not isinstance(loop, ClosedLoop):
+        return
+    quota = iter(range(stream.count)) if stream.count is not None else repeat(0)
+    user = User(stream.lengths(streams), loop.think_times(streams("think", stream.name)), quota, end_s)
+    for number in range(loop.users):
         fleet.open_source()
-        env.process(_arrivals(fleet, lane, stream, streams, end_s))
+        fleet.env.process(_user(fleet, lane, user, loop.ramp * number / loop.users))
 
 
 def _arrivals(fleet: Fleet, lane: Lane, stream: Stream, streams: Streams, end_s: float) -> Generator[Event, None, None]:
@@ -180,14 +187,18 @@ class Timeline:
             self._progress(now)
 
     def close(self) -> None:
-        """Write the rows: levels at each instant, watts and tokens per second over the interval before it."""
-        if self._samples[-1][0] < self._fleet.env.now:
-            self._take()
+        """Close the fleet, and write the rows: levels at each instant, watts and tokens per second over the interval before it."""
+        self._take()
+        now, levels = self._samples.pop()
+        self._fleet.close()
+        self._take()  # totals with everything booked, of which the levels are gone
+        self._samples[-1] = (now, [old[:3] + new[3:] for old, new in zip(levels, self._samples[-1][1], strict=True)])
         for (before_s, before), (now, sums) in pairwise(self._samples):
+            seconds = now - before_s
             for pool, (old, new) in enumerate(zip(before, sums, strict=True)):
-                total = sum(replica.scheduler.kv.total for replica in self._fleet.pools[pool])
-                rates = [(new[i] - old[i]) / (now - before_s) for i in (4, 3)]
-                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / total, *rates))
+                blocks = sum(replica.scheduler.kv.total for replica in self._fleet.pools[pool])
+                rates = [(new[i] - old[i]) / seconds if seconds else 0.0 for i in (4, 3)]
+                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / blocks, *rates))
 
 
 def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: float) -> PoolLedger:

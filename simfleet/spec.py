@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -191,8 +191,9 @@ class _Reader:
         self.keys: dict[Location, Mark] = {}
         self._file, self._text = file, text
         self._problems: list[Problem] = []
-        self._anchors: dict[str, tuple[Any, int]] = {}
+        self._anchors: dict[Any, tuple[Any, int]] = {}
         self._nodes = 0
+        self._events: Iterator[Any] = iter(())
 
     def read(self) -> Any:
         """Data of the one document in the text, None where there is none. Raises SpecError."""
@@ -222,7 +223,7 @@ class _Reader:
         return data
 
     def _syntax(self, error: yaml.MarkedYAMLError) -> Problem:
-        mark = error.problem_mark or error.context_mark
+        mark: Any = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
         lines = self._text.splitlines()
         if line < len(lines) and lines[line][column : column + 1] == "\t":
@@ -231,19 +232,19 @@ class _Reader:
             message = "not YAML: " + ": ".join(part for part in (error.context, error.problem) if part)
         return Problem(Mark(self._file, line + 1, column + 1), "", message)
 
-    def _place(self, event: yaml.Event) -> Mark:
+    def _place(self, event: Any) -> Mark:
         return Mark(self._file, event.start_mark.line + 1, event.start_mark.column + 1)
 
-    def _refuse(self, event: yaml.Event, location: Location, message: str) -> None:
+    def _refuse(self, event: Any, location: Location, message: str) -> None:
         self._problems.append(Problem(self._place(event), ".".join(str(part) for part in location), message))
 
-    def _count(self, event: yaml.Event, nodes: int, depth: int) -> None:
+    def _count(self, event: Any, nodes: int, depth: int) -> None:
         self._nodes += nodes
         if self._nodes > MOST_NODES or depth > MOST_DEPTH:
             limit = f"{MOST_NODES} values, aliases expanded" if self._nodes > MOST_NODES else f"{MOST_DEPTH} levels"
             raise SpecError([Problem(self._place(event), "", f"expected at most {limit}, got more")])
 
-    def _value(self, event: yaml.Event, location: Location) -> Any:
+    def _value(self, event: Any, location: Location) -> Any:
         before = self._nodes
         self._count(event, 1, len(location))
         self.marks[location] = self._place(event)
@@ -273,14 +274,13 @@ class _Reader:
     def _mapping(self, location: Location) -> dict[str, Any]:
         data: dict[str, Any] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            plain = isinstance(event, yaml.ScalarEvent)
-            here = (*location, event.value if plain else "?")
-            if not plain or event.value == "<<":
-                self._refuse(
-                    event, location, "expected a plain key" + ("; merge keys are not known here" if plain else "")
-                )
-                if not plain:
-                    self._value(event, here)
+            scalar = isinstance(event, yaml.ScalarEvent)
+            here = (*location, event.value if scalar else "?")
+            if not scalar:
+                self._refuse(event, location, "expected a plain key")
+                self._value(event, here)
+            elif event.value == "<<":
+                self._refuse(event, location, "merge keys `<<` are not known here; repeat the values, or use a preset")
             elif event.value in data:
                 self._refuse(event, here, f"duplicate key, first on line {self.keys[here].line}")
             else:
@@ -288,7 +288,7 @@ class _Reader:
             data[str(here[-1])] = self._value(next(self._events), here)
         return data
 
-    def _scalar(self, event: yaml.ScalarEvent, location: Location) -> Any:
+    def _scalar(self, event: Any, location: Location) -> Any:
         text: str = event.value
         if not event.implicit[0]:
             return text
@@ -301,6 +301,8 @@ class _Reader:
             self._refuse(event, location, f"expected a finite number, got `{_short(text)}`")
         elif _INTEGER.fullmatch(text) and abs(number) < 2**63:
             return int(text.replace("_", ""))
+        elif "." not in text and abs(number) < 2**53 and number.is_integer():
+            return int(number)
         return number
 
 
@@ -321,20 +323,15 @@ def override(document: Document, path: str, value: Any, origin: str = "--set") -
 def overlay(document: Document, path: str, value: Any, marks: Mapping[Location, Mark]) -> Document:
     """The same for plain data; `marks` has the places of the value, (), and of what is inside it."""
     data = _copy(document.data)
-    node, location, parts = data, (), path.split(".")
+    location: Location = ()
+    node, parts = data, path.split(".")
     while True:
         try:
             key, parts = _step(node, parts)
         except LookupError as error:
-            raise SpecError(
-                [
-                    Problem(
-                        marks[()],
-                        path,
-                        f"{error.args[0]} in `{document.path(location)}`" if location else error.args[0],
-                    )
-                ]
-            ) from None
+            what, hint = error.args
+            inside = f" in `{document.path(location)}`" if location else ""
+            raise SpecError([Problem(marks[()], path, what + inside + hint)]) from None
         location = (*location, key)
         if not parts:
             break
@@ -358,15 +355,15 @@ def _step(node: Any, parts: list[str]) -> tuple[str | int, list[str]]:
                 return names.index(".".join(parts[:end])), parts[end:]
         if name.isdecimal() and len(name) < 9 and int(name) < len(node):
             return int(name), parts[1:]
-        raise LookupError(f"no item `{name}`{did_you_mean(name, [n for n in names if isinstance(n, str)])}")
+        raise LookupError(f"no item `{name}`", did_you_mean(name, [n for n in names if isinstance(n, str)]))
     if not isinstance(node, dict):
-        raise LookupError(f"`{name}` cannot be set below `{_short(node)}`, which is not a mapping,")
+        raise LookupError(f"no `{name}`", f"; it is `{_short(node)}`, not a mapping")
     for end in range(len(parts), 0, -1):
         if ".".join(parts[:end]) in node:
             return ".".join(parts[:end]), parts[end:]
     table = bool(node) and all(isinstance(value, dict) for value in node.values())
     if len(parts) > 1 and (table or get_close_matches(name, node, n=1, cutoff=0.75)):
-        raise LookupError(f"no `{name}`{did_you_mean(name, node)}")
+        raise LookupError(f"no `{name}`", did_you_mean(name, node))
     return name, parts[1:]
 
 
@@ -426,7 +423,7 @@ def _wanted(spec: FieldInfo) -> str:
     for note in spec.metadata:
         if hasattr(note, "wanted"):
             return str(note.wanted)
-    kind = get_origin(spec.annotation) or spec.annotation
+    kind: Any = get_origin(spec.annotation) or spec.annotation
     words = {
         str: "text",
         int: "a whole number",
@@ -436,7 +433,7 @@ def _wanted(spec: FieldInfo) -> str:
         list: "a list",
         dict: "a mapping",
     }
-    return words.get(kind, "a mapping")  # type: ignore[call-overload, no-any-return]
+    return words.get(kind, "a mapping")
 
 
 def build(cls: type[T], document: Document, context: Mapping[str, Any] | None = None) -> T:
@@ -460,9 +457,13 @@ def _problems(error: ValidationError, document: Document, context: Mapping[str, 
     """Pydantic's errors in our words, in order of the file."""
     found: dict[Problem, None] = {}
     for item in error.errors(include_url=False):
+        if item["type"] == "too_short" and len(item["input"]) >= item["ctx"]["min_length"]:
+            continue  # pydantic counts the items that are valid; the others have their own errors
         where, location = _locate(item["loc"], document, context.get("presets", {}))
         if item["type"] == "missing":
             location = (*location, item["loc"][-1])
+        if item["type"] == "union_tag_invalid":
+            location = (*location, item["ctx"]["discriminator"].strip("'"))
         nested = item.get("ctx", {}).get("problems")
         for problem in [((), _message(item, where, location, context.get("hints", {})))] if nested is None else nested:
             if isinstance(problem, Problem):  # from another file
@@ -476,7 +477,8 @@ def _problems(error: ValidationError, document: Document, context: Mapping[str, 
 
 def _locate(loc: Iterable[Any], document: Document, presets: Mapping[int, Document]) -> tuple[Document, Location]:
     """The document and the place in it that pydantic's path leads to: tags of unions are left out, presets entered."""
-    data, location = document.data, ()
+    location: Location = ()
+    data = document.data
     for part in loc:
         preset = presets.get(id(data))
         if preset is not None and not _has(data, part) and _has(preset.data, part):
@@ -563,7 +565,7 @@ class Named:
             except ValidationError as error:
                 raise _elsewhere(document.file, _problems(error, document, info.context or {})) from None
 
-        return core_schema.with_info_wrap_validator_function(look_up, handler(source))  # type: ignore[arg-type]
+        return core_schema.with_info_wrap_validator_function(look_up, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
@@ -593,7 +595,10 @@ def _elsewhere(file: str, problems: list[Problem]) -> PydanticCustomError:
 
 def preset(values: dict[str, Any], info: ValidationInfo, kind: str) -> dict[str, Any]:
     """The preset that `values` names, with its own keys laid over; the key `preset` is gone."""
-    document = found(info, kind, values["preset"])
+    try:
+        document = found(info, kind, values["preset"])
+    except ValueError as error:
+        raise error if isinstance(error, PydanticCustomError) else refusal([(("preset",), str(error))]) from None
     if info.context is not None:
         info.context.setdefault("presets", {})[id(values)] = document
     return {**document.data, **{key: value for key, value in values.items() if key != "preset"}}

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simpy import Environment
 
-from simfleet.hardware.step import StepCost
+from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cost
+from simfleet.library import Library
 from simfleet.records import Account, Sketch, Status
 from simfleet.serving.batching import Limits, Request, Scheduler
 from simfleet.serving.kv import BlockPool
@@ -114,3 +115,40 @@ def cases(draw: st.DrawFn) -> Case:
         static=draw(st.sampled_from([False, False, False, True])),
     )
     return Case(asks, draw(st.integers(3, 120)), draw(st.sampled_from([0, 0, 1])), limits)
+
+
+def cost_of(model: str, device: str, power_limit_w: float | None = None) -> StepCost:
+    """A real step cost, on request with a power limit low enough to bind in some steps and not in others."""
+    library = Library()
+    cost = step_cost(
+        library.model(model), library.profile(device), HostConstants(0.59e-3, 10e-6, 0.77), 1, Precisions("bf16", "bf16", "bf16")
+    )
+    cost.limit_w = power_limit_w or cost.limit_w
+    return cost
+
+
+COSTS = {
+    "dense": cost_of("llama-3.1-8b", "nvidia-h100-sxm"),
+    "windowed": cost_of("gpt-oss-20b", "nvidia-h100-sxm"),
+    "power limit binds now and then": cost_of("qwen3-8b", "nvidia-a100-sxm-80gb", power_limit_w=345.0),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+@settings(max_examples=200, deadline=None)
+@given(case=cases())
+def test_engine_is_the_oracle(name: str, case: Case) -> None:
+    """Hundreds of random replicas: idle, busy, thrashing; with queues, timeouts, static batches, windows and power limits."""
+    compare(case, COSTS[name])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_engine_is_the_oracle_under_kv_pressure(seed: int) -> None:
+    """Answers much longer than the memory has room for: every case preempts, most of them many times."""
+    rng = np.random.default_rng(seed)
+    asks = [Ask(float(t), int(rng.integers(1, 80)), int(rng.integers(100, 300))) for t in np.cumsum(rng.exponential(0.2, 25))]
+    case = Case(asks, 40, 0, Limits(token_budget=64, max_sequences=16))
+    oracle = compare(case, COSTS["dense"])
+    assert sum(ask.preemptions for ask in case.asks) >= 5
+    assert all(ask.status == "completed" for ask in case.asks)
+    assert oracle.iterations > 300

@@ -5,13 +5,13 @@ from math import isnan
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from simfleet.facility.site import Overhead, Site, node_j
 from simfleet.hardware.profile import Server
+from simfleet.library import Library
 
 SITES = Path(__file__).parents[1] / "simfleet" / "library" / "sites"
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "hardware" / "sites.csv"
@@ -28,20 +28,12 @@ RATED_W = 7865.0
 joules, watts, seconds = st.floats(0, 1e12), st.floats(0, 1e7), st.floats(0, 1e6)
 
 
-class Shelf:
-    """A library of the shipped sites only."""
-
-    def data(self, kind, name):
-        assert kind == "sites"
-        return yaml.safe_load((SITES / f"{name}.yaml").read_text())
-
-
 def site(**keys):
     return Site.model_validate(NUMBERS | keys)
 
 
 def from_preset(name, **keys):
-    return Site.model_validate({"preset": name, **keys}, context={"library": Shelf()})
+    return Site.model_validate({"preset": name, **keys}, context={"library": Library(), "folder": Path(), "hints": {}})
 
 
 facilities = st.floats(1, 3).map(lambda pue: site(pue=pue)) | st.floats(-20, 40).map(
@@ -188,7 +180,7 @@ def test_a_given_overhead_replaces_a_presets_fixed_pue_and_the_other_way_round()
 def test_shipped_numbers_are_those_that_were_collected(name):
     with SHARED.open() as file:
         collected = {(row["metric"].split("_")[0], row["value"]) for row in csv.DictReader(file)}
-    data = Shelf().data("sites", name)
+    data = Library().document("sites", name).data
     for key, metric in (
         ("carbon_intensity", "carbon"),
         ("electricity_price", "price"),

@@ -11,6 +11,7 @@ from simfleet.hardware.profile import estimates
 from simfleet.records import Account, Status
 from simfleet.report.shares import BOUNDARIES, Share, lines_usd, parts, total, whole
 from simfleet.run import NO_CLASS, Run
+from simfleet.scenario import Pool
 from simfleet.spec import Spec
 
 SCHEMA_VERSION = 1
@@ -303,15 +304,24 @@ def assumptions(run: Run) -> list[str]:
     """Every number behind this report that is an estimate, once."""
     found: dict[str, None] = {}
     for name, pool in run.scenario.pools.items():
-        site = run.scenario.sites[pool.site]
-        for line in (*estimates(pool.profile), *pool.cost.estimates(pool.profile)):
-            found[f"{pool.profile.name}: {line}"] = None
-        for line in site.estimates():
-            found[f"site {pool.site}: {line}"] = None
+        device, site = pool.profile.name, run.scenario.sites[pool.site]
+        found |= {f"{device}: {line}": None for line in estimates(pool.profile) if _used(line, pool)}
+        found |= {f"{device}: {line}": None for line in pool.cost.estimates(pool.profile)}
+        found |= {f"{pool.site}: {line}": None for line in site.estimates()}
         if pool.network.note is not None:
             found[f"{pool.network.name}: {pool.network.note}"] = None
-        found[f"pool {name}: engine constants (host, launch, front end) are vLLM's, docs/physics.md"] = None
+        found[f"pool {name}: reserve, host, launch and front-end constants of its engine (docs/physics.md)"] = None
     return list(found)
+
+
+def _used(line: str, pool: Pool) -> bool:
+    """Whether an estimate of a profile plays a part in a pool: not those of other formats, or of parts that it has no use for."""
+    formats = {*pool.precision, "bf16", "fp16"}
+    unused = [f"step.gemm.{name}:" for name in pool.profile.step.gemm if name not in formats]
+    unused += ["flops:", "scale_out", "device: embodied", "memory: sram", "memory: second_tier"]
+    unused += ["own"] if pool.cost.kind == "rent" else []
+    unused += ["step.all_reduce", "scale_up"] if pool.tensor_parallel == 1 else []
+    return not line.startswith(tuple(unused))
 
 
 def _hash(spec: Spec) -> str:

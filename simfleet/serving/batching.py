@@ -291,6 +291,7 @@ class Scheduler:
         requests = [request for request in requests if request.status is None]
         for request in requests:
             self.evict(request)
+        self.chunks = []
         return requests
 
     def check(self) -> None:

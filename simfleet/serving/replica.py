@@ -233,6 +233,7 @@ class Replica:
             self.meter.rest(self.env.now - self._start_s)
         elif self._steps:
             self._close_run(self.env.now - self._start_s)
+        self._armed, self._start_s = None, self.env.now
         for request in self.scheduler.drain():
             self._ended(request, Status.IN_FLIGHT)
 

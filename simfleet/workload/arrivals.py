@@ -4,9 +4,9 @@ Open arrivals are a renewal process with gaps of mean 1 in operational time, bro
 rate (time rescaling): the expected count in any span is the integral of the rate, and the gaps' shape stays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
-from math import inf, lgamma, pi
+from math import exp, expm1, inf, lgamma, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    PositiveFloat,
     PrivateAttr,
     ValidationInfo,
     model_validator,
@@ -95,6 +94,7 @@ class Weekly(Spec):
     def signal(self) -> Signal:
         """The factor over time, in steps."""
         profile = np.array(self.values)
+        mean = profile.mean()
         starts_s = (np.arange(SLOTS) * HALF_HOUR_S - self.start) % WEEK_S
         order = np.argsort(starts_s)
         if starts_s[order[0]] > 0:  # time 0 is inside a half hour, whose other part ends the period
@@ -103,7 +103,7 @@ class Weekly(Spec):
                 np.append(profile, profile[order[-1]]),
                 np.append(len(order), order),
             )
-        return Signal.steps(starts_s[order], (profile / np.mean(self.values))[order], WEEK_S)
+        return Signal.steps(starts_s[order], (profile / mean)[order], WEEK_S)
 
 
 class Ramp(Spec):
@@ -220,34 +220,25 @@ Envelope = Constant | Sinusoid | Weekly | Ramp | Spike | Stages | Series
 AnyEnvelope = Annotated[Envelope, Field(discriminator="kind")]
 
 
-class _OneOrMore:
-    """A pydantic annotation on a tuple: one mapping stands for a list of one."""
+class _Short:
+    """A pydantic annotation: a shorter way to write the same, spelled out before it is read."""
+
+    def __init__(self, spell_out: Callable[[Any], Any], schema: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._spell_out, self._schema = spell_out, schema
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda value: [value] if isinstance(value, dict | Spec) else value, handler(source)
-        )
+        return core_schema.no_info_before_validator_function(self._spell_out, handler(source))
 
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        many = handler(schema)
-        return {"anyOf": [many["items"], many]}
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        long = handler(schema)
+        return {"anyOf": [self._schema(long), long]}
 
 
-class _Duration:
-    """A pydantic annotation: a mere duration such as 5 s stands for {dist: constant, value: 5 s}."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def spell_out(value: Any) -> Any:
-            return value if isinstance(value, dict | Spec) else {"dist": "constant", "value": value}
-
-        return core_schema.no_info_before_validator_function(spell_out, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "examples": ["5 s"]}, handler(schema)]}
+_ONE = _Short(lambda value: [value] if isinstance(value, dict | Spec) else value, lambda many: many["items"])
+_DURATION = _Short(
+    lambda value: {"dist": "constant", "mean": value} if isinstance(value, str) else value,
+    lambda _: {"type": "string", "examples": ["5 s"]},
+)
 
 
 # Micro-bursts: gaps of mean 1 in operational time --------------------------------------------------------------------
@@ -308,7 +299,7 @@ class Weibull(Spec):
         return self.shape if self.shape is not None else weibull_shape(self.cv or 1.0)
 
     def _unit(self, hazard: Floats) -> Floats:
-        unit: Floats = hazard ** (1 / self._k) / np.exp(lgamma(1 + 1 / self._k))
+        unit: Floats = hazard ** (1 / self._k) / exp(lgamma(1 + 1 / self._k))
         return unit
 
 
@@ -317,7 +308,7 @@ def weibull_shape(cv: float) -> float:
     low, high = 0.1, 100.0
     for _ in range(60):
         k = (low * high) ** 0.5
-        squared = np.expm1(lgamma(1 + 2 / k) - 2 * lgamma(1 + 1 / k))
+        squared: float = expm1(lgamma(1 + 2 / k) - 2 * lgamma(1 + 1 / k))
         low, high = (k, high) if squared > cv**2 else (low, k)
     return k
 
@@ -347,9 +338,7 @@ class Open(Spec):
 
     kind: Literal["open"] = "open"
     rate: PerSecond | None = Field(None, description="At factor 1; left out where stages give rates")
-    envelope: Annotated[tuple[AnyEnvelope, ...], _OneOrMore()] = Field(
-        (), description="One or a list; their factors multiply"
-    )
+    envelope: Annotated[tuple[AnyEnvelope, ...], _ONE] = Field((), description="One or a list; their factors multiply")
     micro: AnyMicro = Poisson()
 
     @model_validator(mode="after")
@@ -391,27 +380,17 @@ class Open(Spec):
             operational = np.cumsum(gaps)
 
 
-class Wait(Spec):
-    """Always as long."""
+class Think(Spec):
+    """How long users take from an answer to the next question: always the same, or exponential."""
 
-    dist: Literal["constant"] = "constant"
-    value: Seconds = 0.0
-
-    def times(self, rng: np.random.Generator) -> Iterator[float]:
-        """Endless waits [s]."""
-        return repeat(self.value)
-
-
-class ExponentialWait(Spec):
-    """Exponential with this mean."""
-
-    dist: Literal["exponential"]
-    mean: Seconds
+    dist: Literal["constant", "exponential"] = "constant"
+    mean: Seconds = 0.0
 
     def times(self, rng: np.random.Generator) -> Iterator[float]:
-        """Endless waits [s]."""
-        while True:
+        """Endless times [s]."""
+        while self.dist == "exponential":
             yield from (self.mean * rng.standard_exponential(CHUNK)).tolist()
+        yield from repeat(self.mean)
 
 
 class ClosedLoop(Spec):
@@ -419,7 +398,7 @@ class ClosedLoop(Spec):
 
     kind: Literal["closed_loop"]
     users: int = Field(ge=1)
-    think: Annotated[Wait | ExponentialWait, Field(discriminator="dist"), _Duration()] = Wait()
+    think: Annotated[Think, _DURATION] = Think()
     ramp: Seconds = Field(0.0, description="The users start evenly over this time")
 
     def think_times(self, rng: np.random.Generator) -> Iterator[float]:

@@ -6,9 +6,8 @@ from math import inf
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from simfleet.spec import Named, Spec, did_you_mean, found
+from simfleet.spec import Named, Spec, did_you_mean, found, preset, refusal
 from simfleet.streams import Streams
 from simfleet.units import Fraction, PositiveSeconds
 from simfleet.workload.arrivals import CHUNK, AnyArrival, Burst, Open
@@ -52,6 +51,7 @@ class Stream(Spec):
     def _from_preset(cls, values: Any, info: ValidationInfo) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
             return values
+        preset(values, info, "workloads")  # so that errors in the preset's part name its file
         shelf = found(info, "workloads", values["preset"]).data
         taken = {key: _laid_over(shelf[key], values.get(key)) for key in ("arrival", "tokens") if key in shelf}
         return {**values, **taken}
@@ -126,7 +126,7 @@ def _laid_over(base: dict[str, Any], own: Any) -> Any:
 class Workload(Spec):
     """All that is asked of the fleet."""
 
-    classes: dict[str, ServiceClass] = {}
+    classes: dict[str, ServiceClass] = Field(default_factory=dict)
     streams: tuple[Stream, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -139,9 +139,7 @@ class Workload(Spec):
         ]
         unknown = [(("streams", number, "class"), message) for number, message in self.unknown_classes()]
         if twice or unknown:
-            problems = twice + unknown
-            text = "; ".join(message for _, message in problems)
-            raise PydanticCustomError("together", "{text}", {"text": text, "problems": problems})
+            raise refusal(twice + unknown)
         return self
 
     def unknown_classes(self) -> Iterator[tuple[int, str]]:

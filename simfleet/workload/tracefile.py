@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,33 +30,35 @@ _STAMP = re.compile(r"((?:19[7-9]|2[01]\d)\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{
 
 Cells = tuple[str, str, str]
 Numbers = npt.NDArray[Any]
+Block = tuple[Numbers, Numbers, Numbers, Numbers]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a format writes a request: its three columns (arrival, input, output) and the seconds of one unit of time.
+    """How a format writes a request: its three columns (arrival, input, output), and what the arrival is.
 
-    `unit_s` is None where the arrival may be seconds or a timestamp, and 0 where it is always a timestamp.
+    Numbers count `per_s` units a second, unless `stamped`: then they are timestamps; None is for either.
     """
 
     columns: tuple[str, str, str]
-    unit_s: float | None
+    stamped: bool | None = False
+    per_s: float = 1.0
     json_lines: bool = False
 
 
 FORMATS: dict[str, Layout] = {
-    "azure-2023": Layout(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), 0.0),
-    "splitwise": Layout(("arrival_timestamp", "prompt_size", "token_size"), 1.0),
-    "vidur": Layout(("arrived_at", "num_prefill_tokens", "num_decode_tokens"), 1.0),
-    "mooncake": Layout(("timestamp", "input_length", "output_length"), 1e-3, json_lines=True),
-    "csv": Layout(("arrival_s", "input_tokens", "output_tokens"), None),
+    "azure-2023": Layout(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), stamped=True),
+    "splitwise": Layout(("arrival_timestamp", "prompt_size", "token_size")),
+    "vidur": Layout(("arrived_at", "num_prefill_tokens", "num_decode_tokens")),
+    "mooncake": Layout(("timestamp", "input_length", "output_length"), per_s=1e3, json_lines=True),
+    "csv": Layout(("arrival_s", "input_tokens", "output_tokens"), stamped=None),
 }
 """Sources: AzurePublicDataset (LLM inference trace 2023), splitwise-sim, Vidur's processed traces, Mooncake's FAST'25
 traces (milliseconds). The last is simfleet's own, whose column names can be changed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Rows:  # noqa: PLW1641 - arrays have no hash
     """The requests of a trace file in order of arrival: seconds since the first row, tokens in, tokens out.
 
     `dropped` has one message for each bad row that was left out.
@@ -70,7 +73,11 @@ class Rows:
         return len(self.arrival_s)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rows) and self.dropped == other.dropped and all(map(np.array_equal, self.columns(), other.columns()))
+        return (
+            isinstance(other, Rows)
+            and self.dropped == other.dropped
+            and all(map(np.array_equal, self.columns(), other.columns()))
+        )
 
     def columns(self) -> tuple[Numbers, Numbers, Numbers]:
         return self.arrival_s, self.input_tokens, self.output_tokens
@@ -116,7 +123,10 @@ def read_rows(path: Path, layout: Layout, drop: bool = False, sort: bool = False
 
 def read_text(path: Path) -> str:
     """The text of a file, unzipped when it starts like gzip. Raises ValueError when it is broken."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path.name}: expected a file that can be read, got: {error.strerror}") from None
     try:
         if data[:2] == b"\x1f\x8b" or path.suffix == ".gz":
             data = gzip.decompress(data)
@@ -124,7 +134,13 @@ def read_text(path: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path.name}: expected a whole gzip file, got one that does not unpack: {error}") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: expected text in UTF-8, got the byte {data[error.start]:#04x} at position {error.start}") from None
+        raise ValueError(
+            f"{path.name}: expected text in UTF-8, got the byte {data[error.start]:#04x} at position {error.start}"
+        ) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _among(faults: _Faults) -> str:
@@ -133,25 +149,34 @@ def _among(faults: _Faults) -> str:
 
 def _csv_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tuple[int, Cells]]:
     reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader, [])]
-    for name in columns:
-        if name not in header:
-            near = get_close_matches(name, header, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"{faults.file}:1: expected a column `{name}`, got {', '.join(f'`{h}`' for h in header) or 'an empty file'}{hint}")
-    pick, width = itemgetter(*(header.index(name) for name in columns)), len(header)
-    for row in reader:
-        if len(row) == width:
-            yield reader.line_num, pick(row)
-        elif row:
-            faults.add(reader.line_num, f"expected {width} fields, got {len(row)}")
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        pick = itemgetter(*(_position(name, header, faults.file) for name in columns))
+        for row in reader:
+            if len(row) == len(header):
+                yield reader.line_num, pick(row)
+            elif row:
+                faults.add(reader.line_num, f"expected {len(header)} fields, got {len(row)}")
+    except csv.Error as error:
+        raise ValueError(f"{faults.file}:{reader.line_num}: expected rows of a CSV file, got: {error}") from None
+
+
+def _position(name: str, header: list[str], file: str) -> int:
+    if name in header:
+        return header.index(name)
+    known = ", ".join(f"`{column}`" for column in header) or "an empty file"
+    near = get_close_matches(name, header, n=1)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    raise ValueError(f"{file}:1: expected a column `{name}`, got {known}{hint}")
 
 
 def _json_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tuple[int, Cells]]:
     for line, record in _objects(text, faults):
         missing = [name for name in columns if name not in record]
         if missing:
-            faults.add(line, f"expected a field `{missing[0]}`, got {', '.join(f'`{key}`' for key in record) or 'none'}")
+            faults.add(
+                line, f"expected a field `{missing[0]}`, got {', '.join(f'`{key}`' for key in record) or 'none'}"
+            )
         else:
             arrival, tokens_in, tokens_out = (str(record[name]) for name in columns)
             yield line, (arrival, tokens_in, tokens_out)
@@ -164,31 +189,35 @@ def _objects(text: str, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.add(number, f"expected a JSON object, got what is not JSON: {error}")
             continue
         if isinstance(record, dict):
             yield number, record
         else:
-            faults.add(number, f"expected a JSON object, got `{record}`")
+            faults.add(number, f"expected a JSON object, got `{_short(str(record))}`")
 
 
-def _blocks(rows: Iterator[tuple[int, Cells]], layout: Layout, faults: _Faults) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+def _blocks(rows: Iterator[tuple[int, Cells]], layout: Layout, faults: _Faults) -> Iterator[Block]:
     """Blocks of (line, arrival, input, output) as arrays; the arrival in nanoseconds since 1970 or in units of time."""
     arrival_of: Callable[[str], float] | None = None
     while block := list(islice(rows, BLOCK)):
         if arrival_of is None:
-            arrival_of = _stamp if _is_stamped(block[0][1][0], layout) else _moment
+            arrival_of = _time_reader(block, layout)
         try:
             lines, cells = zip(*block, strict=True)
-            arrivals, *tokens = zip(*cells, strict=True)
-            yield np.array(lines), _column(arrivals, arrival_of), *(_token_column(column) for column in tokens)
+            arrivals, inputs, outputs = zip(*cells, strict=True)
+            yield np.array(lines), _column(arrivals, arrival_of), _token_column(inputs), _token_column(outputs)
         except (ValueError, OverflowError):
             yield from _cell_by_cell(block, arrival_of, layout, faults)
 
 
-def _is_stamped(cell: str, layout: Layout) -> bool:
-    return layout.unit_s == 0 or (layout.unit_s is None and "-" in cell.strip()[1:] and ":" in cell)
+def _time_reader(block: Sequence[tuple[int, Cells]], layout: Layout) -> Callable[[str], float]:
+    """What reads an arrival. Where a format allows both, what most of the first rows look like."""
+    stamped = layout.stamped
+    if stamped is None:
+        stamped = 2 * sum(":" in cells[0] for _, cells in block) > len(block)
+    return _stamp if stamped else _moment
 
 
 def _column(cells: Sequence[str], arrival_of: Callable[[str], float]) -> Numbers:
@@ -216,7 +245,7 @@ def _stamps(cells: Sequence[str]) -> Numbers:
 
 def _cell_by_cell(
     block: Sequence[tuple[int, Cells]], arrival_of: Callable[[str], float], layout: Layout, faults: _Faults
-) -> Iterator[tuple[Numbers, Numbers, Numbers, Numbers]]:
+) -> Iterator[Block]:
     """The good rows of a block one by one; the bad ones go to `faults`."""
     good = []
     for line, cells in block:
@@ -225,13 +254,13 @@ def _cell_by_cell(
             try:
                 values.append(value_of(cell.strip()))
             except ValueError as error:
-                faults.add(line, f"column {name}: {error}, got `{cell}`")
+                faults.add(line, f"column {name}: {error}, got `{_short(cell)}`")
                 break
         else:
             good.append((line, *values))
     if good:
-        line, arrival, tokens_in, tokens_out = (np.array(column) for column in zip(*good, strict=True))
-        yield line, arrival, tokens_in, tokens_out
+        lines, arrivals, inputs, outputs = zip(*good, strict=True)
+        yield np.array(lines), np.array(arrivals), np.array(inputs), np.array(outputs)
 
 
 def _stamp(cell: str) -> int:
@@ -252,17 +281,12 @@ def _moment(cell: str) -> float:
 def _tokens(cell: str) -> int:
     """A whole number of tokens; `374.0`, as some programs write it, is whole too."""
     try:
-        number = int(cell) if cell.lstrip("+-").isdigit() else float(cell)
-        if number > MOST_TOKENS:
-            raise ValueError(f"expected at most {MOST_TOKENS} tokens")
-        whole = number >= 1 and number == int(number)
-    except OverflowError:
-        whole = False
-    except ValueError as error:
-        if "at most" in str(error):
-            raise
-        whole = False
-    if not whole:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if number > MOST_TOKENS:
+        raise ValueError(f"expected at most {MOST_TOKENS} tokens")
+    if not (number >= 1 and number.is_integer()):
         raise ValueError("expected a whole number of at least 1")
     return int(number)
 
@@ -272,16 +296,19 @@ def _in_order(arrival: Numbers, line: Numbers, layout: Layout, faults: _Faults) 
     latest = np.maximum.accumulate(arrival)
     keep: Numbers = arrival == latest
     for i in np.flatnonzero(~keep):
-        early_s = float(latest[i] - arrival[i]) * _unit_s(arrival, layout)
-        faults.add(int(line[i]), f"column {layout.columns[0]}: expected a time not before the rows above, got one {early_s:g} s earlier; `sort: true` puts rows in order")
+        early_s = float(latest[i] - arrival[i]) / _per_s(arrival, layout)
+        message = (
+            f"expected a time not before the rows above, got one {early_s:g} s earlier; `sort: true` puts rows in order"
+        )
+        faults.add(int(line[i]), f"column {layout.columns[0]}: {message}")
     return keep
 
 
-def _unit_s(arrival: Numbers, layout: Layout) -> float:
-    return 1e-9 if arrival.dtype == np.int64 else layout.unit_s or 1.0
+def _per_s(arrival: Numbers, layout: Layout) -> float:
+    return 1e9 if arrival.dtype == np.int64 else layout.per_s
 
 
 def _seconds(arrival: Numbers, layout: Layout) -> npt.NDArray[np.float64]:
     """Seconds since the first row. Integer nanoseconds are subtracted before they become floats, so no decimal is lost."""
-    since: npt.NDArray[np.float64] = (arrival - arrival[0]) * _unit_s(arrival, layout)
+    since: npt.NDArray[np.float64] = (arrival - arrival[0]) / _per_s(arrival, layout)
     return since

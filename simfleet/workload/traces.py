@@ -4,6 +4,7 @@ The steps, in this order: the rows of the file -> `window` -> `tie_jitter` -> `r
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
@@ -43,8 +44,17 @@ class RateScale(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        wanted = {"thin": "from 0 to 1", "superpose": "a whole number of at least 1", "replicate": "at least 1", "compress": "above 0"}
-        fits = {"thin": self.factor <= 1, "superpose": self.factor >= 1 and self.factor.is_integer(), "replicate": self.factor >= 1}
+        wanted = {
+            "thin": "from 0 to 1",
+            "superpose": "a whole number of at least 1",
+            "replicate": "at least 1",
+            "compress": "above 0",
+        }
+        fits = {
+            "thin": self.factor <= 1,
+            "superpose": self.factor >= 1 and self.factor.is_integer(),
+            "replicate": self.factor >= 1,
+        }
         if not fits.get(self.method, True):
             raise ValueError(f"expected a factor {wanted[self.method]} for `{self.method}`, got `{self.factor:g}`")
         return self
@@ -52,7 +62,7 @@ class RateScale(Spec):
     def apply(self, rows: Rows, span_s: float, rng: np.random.Generator) -> Rows:
         """The scaled rows in order of time; `span_s` is the time after which a copy turns round [s]."""
         if self.method == "compress":
-            return Rows(rows.arrival_s / self.factor, rows.input_tokens, rows.output_tokens, rows.dropped)
+            return replace(rows, arrival_s=rows.arrival_s / self.factor)
         if self.method == "superpose":
             return _superpose(rows, int(self.factor), span_s, rng)
         whole = int(self.factor)
@@ -100,7 +110,8 @@ class Trace(Spec):
 
     def _layout(self) -> Layout:
         columns = self.columns or Columns()
-        return Layout((columns.arrival, columns.input, columns.output), None) if self.format == "csv" else FORMATS[self.format]
+        named = replace(FORMATS["csv"], columns=(columns.arrival, columns.input, columns.output))
+        return named if self.format == "csv" else FORMATS[self.format]
 
     @property
     def rows(self) -> int:
@@ -129,7 +140,12 @@ class Trace(Spec):
         end = int(np.searchsorted(arrival_s, limit_s, side="right"))
         for i in range(0, end, CHUNK):
             part = slice(i, min(i + CHUNK, end))
-            yield from zip(arrival_s[part].tolist(), rows.input_tokens[part].tolist(), rows.output_tokens[part].tolist(), strict=True)
+            yield from zip(
+                arrival_s[part].tolist(),
+                rows.input_tokens[part].tolist(),
+                rows.output_tokens[part].tolist(),
+                strict=True,
+            )
 
 
 def _existing(path: Path) -> Path:
@@ -153,8 +169,10 @@ def _cut(rows: Rows, window: tuple[float, float] | None, file: str) -> tuple[Row
         raise ValueError(f"expected a window [from, to] with from < to, got {start_s:g} s and {end_s:g} s")
     part = rows.take((rows.arrival_s >= start_s) & (rows.arrival_s < end_s))
     if not len(part):
-        raise ValueError(f"expected a window with requests in it, got {start_s:g} s to {end_s:g} s of `{file}`, which is {last_s:g} s long")
-    return Rows(part.arrival_s - start_s, part.input_tokens, part.output_tokens, part.dropped), min(end_s, last_s) - start_s
+        raise ValueError(
+            f"expected a window with requests in it, got {start_s:g} s to {end_s:g} s of `{file}`, which is {last_s:g} s long"
+        )
+    return replace(part, arrival_s=part.arrival_s - start_s), min(end_s, last_s) - start_s
 
 
 def _spread(rows: Rows, jitter_s: float, rng: np.random.Generator) -> Rows:
@@ -164,13 +182,20 @@ def _spread(rows: Rows, jitter_s: float, rng: np.random.Generator) -> Rows:
     if not jitter_s or not tied.any():
         return rows
     moved = rows.arrival_s + np.where(tied, rng.random(len(rows)) * jitter_s, 0.0)
-    return _ordered(Rows(moved, rows.input_tokens, rows.output_tokens, rows.dropped))
+    return _ordered(replace(rows, arrival_s=moved))
 
 
 def _superpose(rows: Rows, copies: int, span_s: float, rng: np.random.Generator) -> Rows:
     turns = np.insert(rng.random(copies - 1) * span_s, 0, 0.0)
     turned = [rows.arrival_s if not turn else (rows.arrival_s + turn) % span_s for turn in turns]
-    return _ordered(Rows(np.concatenate(turned), np.tile(rows.input_tokens, copies), np.tile(rows.output_tokens, copies), rows.dropped))
+    return _ordered(
+        Rows(
+            np.concatenate(turned),
+            np.tile(rows.input_tokens, copies),
+            np.tile(rows.output_tokens, copies),
+            rows.dropped,
+        )
+    )
 
 
 def _ordered(rows: Rows) -> Rows:
