@@ -13,6 +13,7 @@ from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
 from simfleet.scenario import Scenario, json_schema, load
 from simfleet.spec import SpecError
+from simfleet.workload import describe
 
 if TYPE_CHECKING:
     from simfleet.result import Result
@@ -38,9 +39,15 @@ def _bad_input() -> Iterator[None]:
 
 
 _paths = click.option(
-    "--path", "paths", multiple=True, type=click.Path(path_type=Path), help="Folder of own profiles and models; repeatable."
+    "--path",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Folder of own profiles and models; repeatable.",
 )
-_overrides = click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, such as pools.chat.replicas=8.")
+_overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, such as pools.chat.replicas=8."
+)
 _variant = click.option("--variant", help="One of the scenario's variants.")
 
 
@@ -56,9 +63,19 @@ def cli() -> None:
 @_overrides
 @_variant
 @_paths
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.json, report.md, timeline.csv, plots.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for report.json, report.md, timeline.csv, plots.",
+)
 @click.option("--format", "form", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
-@click.option("--requests", type=click.Choice(["csv", "parquet"]), is_flag=False, flag_value="csv", help="With --out: a row per request.")
+@click.option(
+    "--requests",
+    type=click.Choice(["csv", "parquet"]),
+    is_flag=False,
+    flag_value="csv",
+    help="With --out: a row per request.",
+)
 def run(
     scenario: str, seed: int, overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...],
     out: Path | None, form: str, requests: str | None,
@@ -112,7 +129,9 @@ def _progress(horizon_s: float | None) -> Iterator[Any]:
 @_overrides
 @_variant
 @_paths
-def validate(scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]) -> None:
+def validate(
+    scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
+) -> None:
     """Check every SCENARIO; print every error with file:line:column. Nothing is run."""
     failed = False
     for scenario in scenarios:
@@ -148,7 +167,9 @@ def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
 def _profile_line(library: Library, name: str) -> str:
     profile = library.profile(name)
     memory, power = profile.memory, profile.power
-    tflops = ", ".join(f"{precision} {fact.value / 1e12:,.0f}" for precision, fact in profile.flops.items() if precision in SHOWN)
+    tflops = ", ".join(
+        f"{precision} {fact.value / 1e12:,.0f}" for precision, fact in profile.flops.items() if precision in SHOWN
+    )
     price = f"${profile.rent[0].price:.2f}/h" if profile.rent else "no offer"
     return (
         f"{name:24} {memory.capacity.value / 1e9:7,.1f} GB {memory.kind:14.14} {memory.bandwidth.value / 1e12:6.2f} TB/s  "
@@ -158,13 +179,19 @@ def _profile_line(library: Library, name: str) -> str:
 
 def _explain(profile: Profile) -> str:
     """Every number of a profile with its grade and source."""
-    lines = [f"{profile.name}: {profile.description} ({profile.vendor}, {profile.kind})", f"memory: {profile.memory.kind}"]
+    lines = [
+        f"{profile.name}: {profile.description} ({profile.vendor}, {profile.kind})",
+        f"memory: {profile.memory.kind}",
+    ]
     if profile.memory.note:
         lines.append(f"  {profile.memory.note}")
     for path, fact in facts(profile):
         note = f" - {fact.note}" if fact.note else ""
         lines.append(f"  {path:42} {_si(fact.value):>24}  {fact.grade:10} {fact.source}{note}")
-    lines += [f"  rent {offer.price:8.2f} $/h  {offer.provider}, {offer.kind}, {offer.date} ({offer.source})" for offer in profile.rent]
+    lines += [
+        f"  rent {offer.price:8.2f} $/h  {offer.provider}, {offer.kind}, {offer.date} ({offer.source})"
+        for offer in profile.rent
+    ]
     return "\n".join([*lines, "sources:", *(f"  {key}: {text}" for key, text in profile.sources.items())])
 
 

@@ -5,6 +5,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simfleet.records import Status
 from simfleet.report import plots, summary
 from simfleet.report.metrics import summarise, tpot_s
@@ -44,11 +47,13 @@ class Result:
         import pandas as pd  # noqa: PLC0415 - heavy: only who wants a table waits for it
 
         run, rows = self.run, self.run.requests
-        table = pd.DataFrame({name: rows[name] for name in rows.dtype.names})
-        table.insert(1, "class", pd.Categorical([run.class_of(stream) for stream in rows["stream"].tolist()], run.classes))
-        table["stream"] = pd.Categorical.from_codes(rows["stream"].astype(int), run.streams)
-        table["pool"] = pd.Categorical.from_codes(rows["pool"].astype(int), run.pools)
-        table["status"] = pd.Categorical.from_codes(rows["status"].astype(int), [status.name.lower() for status in Status])
+        table = _frame(rows)
+        classes = [run.class_of(number) for number in range(len(run.streams))]
+        table.insert(1, "class", [classes[number] for number in rows["stream"].tolist()])
+        table["class"] = pd.Categorical(table["class"], run.classes)
+        table["stream"] = _names(rows["stream"], run.streams)
+        table["pool"] = _names(rows["pool"], run.pools)
+        table["status"] = _names(rows["status"], [status.name.lower() for status in Status])
         table["tpot_s"] = tpot_s(run)
         table.index.name = "request"
         return table
@@ -56,11 +61,9 @@ class Result:
     @property
     def timeline(self) -> "pd.DataFrame":
         """State of every pool over time: levels at `time_s`, watts and tokens per second since the row before."""
-        import pandas as pd  # noqa: PLC0415
-
         rows = self.run.records.timeline.array()
-        table = pd.DataFrame({name: rows[name] for name in rows.dtype.names})
-        table["pool"] = pd.Categorical.from_codes(rows["pool"].astype(int), self.run.pools)
+        table = _frame(rows)
+        table["pool"] = _names(rows["pool"], self.run.pools)
         return table
 
     @property
@@ -102,16 +105,7 @@ class Result:
             self.requests.to_csv(folder / "requests.csv")
         elif requests == "parquet":
             self.requests.to_parquet(folder / "requests.parquet")
-        self._draw(folder)
-
-    def _draw(self, folder: Path) -> None:
-        import matplotlib as mpl  # noqa: PLC0415
-
-        with mpl.rc_context({"svg.hashsalt": "simfleet"}):
-            for name, draw in plots.ALL.items():
-                figure = draw(self.run).figure
-                figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
-                figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        plots.save(self.run, folder)
 
     def __repr__(self) -> str:
         asked = self.summary["requests"]
@@ -122,6 +116,20 @@ class Result:
 
         template = jinja2.Environment(autoescape=True).from_string(HTML)
         return template.render(headline=summary.headline(self.summary), tables=summary.tables(self.summary))
+
+
+def _frame(rows: NDArray[np.void]) -> "pd.DataFrame":
+    """The columns of a structured array."""
+    import pandas as pd  # noqa: PLC0415
+
+    return pd.DataFrame({name: rows[name] for name in rows.dtype.names or ()})
+
+
+def _names(codes: NDArray[Any], names: list[str]) -> "pd.Categorical[str]":
+    """Numbers as the names they stand for."""
+    import pandas as pd  # noqa: PLC0415
+
+    return pd.Categorical.from_codes(codes.astype(int).tolist(), pd.Index(names))
 
 
 HTML = """<div><b>{{ headline[0] }}</b>{% for line in headline[1:] %}<br>{{ line }}{% endfor %}

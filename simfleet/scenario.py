@@ -333,6 +333,8 @@ def _written(scenario: str | Path | Mapping[str, Any], library: Library) -> Docu
     try:
         return library.document("scenarios", scenario)
     except LookupError as error:
+        if Path(scenario).exists():
+            return read(Path(scenario))
         raise SpecError([Problem(Mark(scenario), "", error.args[0])]) from None
 
 

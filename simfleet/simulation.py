@@ -50,7 +50,9 @@ def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress:
     timeline.close()
     fleet.check()
     records.duration_s = env.now
-    records.pools = [_ledger(scenario, name, replicas, env.now) for name, replicas in zip(scenario.pools, fleet.pools, strict=True)]
+    records.pools = [
+        _ledger(scenario, name, replicas, env.now) for name, replicas in zip(scenario.pools, fleet.pools, strict=True)
+    ]
     return Result(Run(scenario=scenario, seed=seed, records=records, version=version("simfleet")))
 
 
@@ -67,9 +69,16 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     fleet = Fleet(env, records, detail)
     for index, pool in enumerate(scenario.pools.values()):
         cost = pool.step_cost()
-        fleet.pools.append([_replica(fleet, pool, cost, index, number, scenario.warmup) for number in range(pool.replicas)])
+        fleet.pools.append(
+            [_replica(fleet, pool, cost, index, number, scenario.warmup) for number in range(pool.replicas)]
+        )
     for model in dict.fromkeys(stream.model.name for stream in scenario.workload.streams):
-        serving = [r for pool, group in zip(scenario.pools.values(), fleet.pools, strict=True) if pool.network.name == model for r in group]
+        serving = [
+            r
+            for pool, group in zip(scenario.pools.values(), fleet.pools, strict=True)
+            if pool.network.name == model
+            for r in group
+        ]
         router = scenario.routing.router(serving, streams("routing", model))
         for replica in serving:
             replica.router = router
@@ -181,7 +190,9 @@ class Timeline:
 
     def _take(self) -> None:
         now = self._fleet.env.now
-        sums = [[sum(column) for column in zip(*(r.snapshot() for r in pool), strict=True)] for pool in self._fleet.pools]
+        sums = [
+            [sum(column) for column in zip(*(r.snapshot() for r in pool), strict=True)] for pool in self._fleet.pools
+        ]
         self._samples.append((now, sums))
         if self._progress is not None:
             self._progress(now)

@@ -39,7 +39,7 @@ UNITS: dict[str, dict[str, float]] = {
 """Dimension -> unit -> factor to SI (dollars, hours of a price and litres are kept as people say them)."""
 
 _QUANTITY = re.compile(
-    r"\s*(?P<dollar>\$?)\s*(?P<number>[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>.*?)\s*"
+    r"\s*(?P<dollar>\$?)\s*(?P<number>[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>(?:[^\d,.\s].*?)?)\s*"
 )
 _EXAMPLES = {
     "bytes": "80 GB", "bytes per second": "3.35 TB/s", "operations per second": "989 TFLOP/s", "seconds": "50 ms",

@@ -25,7 +25,11 @@ SHOWN = ("requests", "cpu_s", "requests_per_cpu_s", "output_tok_per_cpu_s", "ite
 
 def _scaled(replicas: int, rate: int, count: int) -> Scenario:
     """w8's load on any number of replicas."""
-    values = {"pools.chat.replicas": replicas, "workload.streams.chat.arrival.rate": f"{rate} /s", "workload.streams.chat.count": count}
+    values = {
+        "pools.chat.replicas": replicas,
+        "workload.streams.chat.arrival.rate": f"{rate} /s",
+        "workload.streams.chat.count": count,
+    }
     return load("w8", overrides=list(values.items()))
 
 
@@ -37,7 +41,15 @@ def _azure() -> Scenario:
             "name": "azure-trace",
             "workload": {"streams": [{"name": "conv", "model": "llama-2-70b", "trace": trace}]},
             "sites": {"here": {"preset": "us-virginia"}},
-            "pools": {"a100": {"site": "here", "model": "llama-2-70b", "device": "nvidia-a100-sxm-80gb", "replicas": 4, "tensor_parallel": 8}},
+            "pools": {
+                "a100": {
+                    "site": "here",
+                    "model": "llama-2-70b",
+                    "device": "nvidia-a100-sxm-80gb",
+                    "replicas": 4,
+                    "tensor_parallel": 8,
+                }
+            },
             "routing": {"kind": "least_loaded"},
         }
     )

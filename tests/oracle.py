@@ -142,7 +142,11 @@ class Oracle:
 
     def price(self, decoding: list[Ask], chunks: list[tuple[Ask, int, int]]) -> tuple[float, float]:
         window = self.cost.limit or 10**18
-        rows, context, limited = len(decoding), sum(a.held for a in decoding), sum(min(a.held, window) for a in decoding)
+        rows, context, limited = (
+            len(decoding),
+            sum(a.held for a in decoding),
+            sum(min(a.held, window) for a in decoding),
+        )
         if not chunks:
             t0, t_ctx, t_lim, e0, e_ctx, e_lim = self.cost.decode(rows)
             w = limited if self.cost.limit else 0

@@ -21,7 +21,9 @@ def test_same_bytes_under_other_hash_seeds(tmp_path: Path) -> None:
         command = [sys.executable, "-c", "from simfleet.cli import main; main()", "run", "quickstart", "--seed", "5"]
         command += [argument for path, value in SHORT for argument in ("--set", f"{path}={value}")]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run([*command, "--out", tmp_path / seed, "--requests"], check=True, capture_output=True, env=environment)
+        subprocess.run(
+            [*command, "--out", tmp_path / seed, "--requests"], check=True, capture_output=True, env=environment
+        )
     names = sorted(path.name for path in (tmp_path / "0").iterdir())
     plots = [f"{name}.{kind}" for name in ("cost", "kv", "latency", "power") for kind in ("png", "svg")]
     assert names == sorted(["report.json", "report.md", "requests.csv", "timeline.csv", *plots])

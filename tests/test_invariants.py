@@ -22,7 +22,7 @@ def result(name: str) -> Result:
     """One run of each; the last has so little memory, so short queues and such impatient users that every fate occurs."""
     if name != PRESSED:
         return simulate(load(name, overrides=SHORTER.get(name, [])), seed=3)
-    tight = {"engine": {"num_kv_blocks": 700, "max_sequences": 32, "queue_limit": 20}}
+    tight = {"engine": {"num_kv_blocks": 700, "max_sequences": 32, "queue_limit": 3}}
     changes = [("horizon", "4 min"), ("workload.streams.chat.timeout", "6 s"), ("drain", False)]
     changes += [(f"pools.{pool}.{key}", value) for pool in ("h100", "l40s") for key, value in tight.items()]
     return simulate(load("quickstart", overrides=changes), seed=3)
@@ -72,7 +72,9 @@ def test_i5_device_seconds_add_up(name: str) -> None:
         caused = sum(account.prefill_device_s + account.decode_device_s for account in mine)
         assert caused == pytest.approx(pool.busy_device_s, rel=EXACT)
         assert pool.busy_device_s <= pool.devices * pool.duration_s * (1 + EXACT)
-    assert run.requests["device_s"].sum() == pytest.approx(sum(pool.busy_device_s for pool in run.records.pools), rel=EXACT)
+    assert run.requests["device_s"].sum() == pytest.approx(
+        sum(pool.busy_device_s for pool in run.records.pools), rel=EXACT
+    )
 
 
 def test_i6_joules_add_up(name: str) -> None:
@@ -110,7 +112,10 @@ def test_i8_dollars_and_joules_have_one_total(name: str) -> None:
         assert sum(group["cost"]["usd_total"] for group in summary[groups]) == pytest.approx(used.usd, rel=EXACT)
         facility = sum(group["energy"]["joules"]["facility"] for group in summary[groups])
         assert facility == pytest.approx(used.facility_j, rel=EXACT)
-    money, tokens = summary["cost"], [sum(getattr(a, key) for a in run.records.accounts) for key in ("input_tokens", "output_tokens")]
+    money, tokens = (
+        summary["cost"],
+        [sum(getattr(a, key) for a in run.records.accounts) for key in ("input_tokens", "output_tokens")],
+    )
     priced = (money["usd_per_mtok_input"] * tokens[0] + money["usd_per_mtok_output"] * tokens[1]) / 1e6
     assert priced == pytest.approx(used.usd, rel=EXACT)
 
@@ -134,7 +139,11 @@ def test_i12_limits_that_are_never_reached_change_nothing(name: str) -> None:
     if name not in ("w1", "gpu-vs-asic"):
         pytest.skip("two scenarios are enough")
     pools = load(name).pools
-    more = [(f"pools.{pool}.engine.{key}", value) for pool in pools for key, value in {"max_sequences": 2000, "queue_limit": 10**6}.items()]
+    more = [
+        (f"pools.{pool}.engine.{key}", value)
+        for pool in pools
+        for key, value in {"max_sequences": 2000, "queue_limit": 10**6}.items()
+    ]
     other = simulate(load(name, overrides=[*SHORTER.get(name, []), *more]), seed=3)
     assert np.array_equal(other.run.requests, result(name).run.requests, equal_nan=False) or np.all(
         other.run.requests.tobytes() == result(name).run.requests.tobytes()

@@ -13,7 +13,12 @@ LAYERS = (
     ("workload",), ("records", "streams", "signals"), ("spec",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-ROOMS = {"simpy": ("serving", "simulation"), "pandas": ("result", "report"), "matplotlib": ("report.plots",), "yaml": ("spec",)}
+ROOMS = {
+    "simpy": ("serving", "simulation"),
+    "pandas": ("result", "report"),
+    "matplotlib": ("report.plots",),
+    "yaml": ("spec",),
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 

@@ -40,7 +40,9 @@ def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
         request.status = status
         ended_s[request] = env.now
 
-    replica = Replica(env, Scheduler(BlockPool(case.total, 16, case.per_sequence), case.limits, cost.limit), Meter(cost, gaps), ended)
+    replica = Replica(
+        env, Scheduler(BlockPool(case.total, 16, case.per_sequence), case.limits, cost.limit), Meter(cost, gaps), ended
+    )
     requests: list[Request] = []
 
     def arrivals():
@@ -65,7 +67,16 @@ def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
 
 def compare(case: Case, cost: StepCost) -> Oracle:
     limits = case.limits
-    oracle = Oracle(cost, case.total, 16, case.per_sequence, limits.token_budget, limits.max_sequences, limits.queue_limit, limits.static)
+    oracle = Oracle(
+        cost,
+        case.total,
+        16,
+        case.per_sequence,
+        limits.token_budget,
+        limits.max_sequences,
+        limits.queue_limit,
+        limits.static,
+    )
     oracle.run(case.asks)
     requests, replica = serve(case, cost)
     for ask, request in zip(case.asks, requests, strict=True):
@@ -106,7 +117,14 @@ def cases(draw: st.DrawFn) -> Case:
     asks, now = [], 0.0
     for gap in rng.exponential(scale, count) if scale else [0.0] * count:
         now += float(gap)
-        asks.append(Ask(now, int(rng.integers(1, longest + 1)), int(rng.integers(1, longest + 1)), now + timeout * rng.uniform(0.5, 1.5)))
+        asks.append(
+            Ask(
+                now,
+                int(rng.integers(1, longest + 1)),
+                int(rng.integers(1, longest + 1)),
+                now + timeout * rng.uniform(0.5, 1.5),
+            )
+        )
     seats = draw(st.integers(1, 12))
     limits = Limits(
         token_budget=draw(st.integers(seats, 200)),
@@ -121,7 +139,11 @@ def cost_of(model: str, device: str, power_limit_w: float | None = None) -> Step
     """A real step cost, on request with a power limit low enough to bind in some steps and not in others."""
     library = Library()
     cost = step_cost(
-        library.model(model), library.profile(device), HostConstants(0.59e-3, 10e-6, 0.77), 1, Precisions("bf16", "bf16", "bf16")
+        library.model(model),
+        library.profile(device),
+        HostConstants(0.59e-3, 10e-6, 0.77),
+        1,
+        Precisions("bf16", "bf16", "bf16"),
     )
     cost.limit_w = power_limit_w or cost.limit_w
     return cost
@@ -146,7 +168,10 @@ def test_engine_is_the_oracle(name: str, case: Case) -> None:
 def test_engine_is_the_oracle_under_kv_pressure(seed: int) -> None:
     """Answers much longer than the memory has room for: every case preempts, most of them many times."""
     rng = np.random.default_rng(seed)
-    asks = [Ask(float(t), int(rng.integers(1, 80)), int(rng.integers(100, 300))) for t in np.cumsum(rng.exponential(0.2, 25))]
+    asks = [
+        Ask(float(t), int(rng.integers(1, 80)), int(rng.integers(100, 300)))
+        for t in np.cumsum(rng.exponential(0.2, 25))
+    ]
     case = Case(asks, 40, 0, Limits(token_budget=64, max_sequences=16))
     oracle = compare(case, COSTS["dense"])
     assert sum(ask.preemptions for ask in case.asks) >= 5

@@ -34,7 +34,9 @@ class ConstantStep:
         return self._prefill_s, 0.3
 
 
-def serve(rate: float, outputs: NDArray[np.int64], seats: int, replicas: int, routing: AnyRouting, prefill_s: float, seed: int):
+def serve(
+    rate: float, outputs: NDArray[np.int64], seats: int, replicas: int, routing: AnyRouting, prefill_s: float, seed: int
+):
     """Poisson arrivals of one-token prompts with the given output lengths; the table of requests, in order of arrival."""
     env, records = Environment(), Records(request_table(True), timeline_table())
     fleet, cost = Fleet(env, records, True), ConstantStep(prefill_s)
@@ -126,7 +128,9 @@ def test_round_robin_thins_and_least_loaded_wins() -> None:
 
     def waits(seed: int) -> list[float]:
         outputs = np.random.default_rng(seed).geometric(1 / 100, 3000)
-        return [float(serve(34.0, outputs, 1, 4, policy, STEP_S, seed)[0]["queue_wait_s"].mean()) for policy in policies]
+        return [
+            float(serve(34.0, outputs, 1, 4, policy, STEP_S, seed)[0]["queue_wait_s"].mean()) for policy in policies
+        ]
 
     table = np.array([waits(seed) for seed in range(REPLICATIONS)])
     for worse, better in ((0, 1), (1, 2), (2, 3)):

@@ -13,7 +13,11 @@ def test_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([sys.executable, "-m", "build", "-w", "-n", "-o", tmp_path, ROOT], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("simfleet-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel],
+        check=True,
+        capture_output=True,
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -18,7 +18,9 @@ def run_energy(t_first: float, t_slope: float, e_first: float, e_slope: float, s
         return steps * (e_first + e_slope * last / 2)
     if over_first >= 0.0 and over_last >= 0.0:
         return limit_w * steps * (t_first + t_slope * last / 2)
-    head = min(int(over_first / (over_first - over_last) * last) + 1, last)  # steps before the limit binds, or ceases to
+    head = min(
+        int(over_first / (over_first - over_last) * last) + 1, last
+    )  # steps before the limit binds, or ceases to
     tail = steps - head
     free_first, capped_first = (0, head) if over_first < 0.0 else (head, 0)
     free, capped = (head, tail) if over_first < 0.0 else (tail, head)

@@ -59,7 +59,9 @@ def elementwise(bandwidth: float, efficiency: float, launch: float, tokens: floa
     return Operator("elementwise", 4 * 2.5e-6 * launch, 0.0, moved / (efficiency * bandwidth), 0.0, moved)
 
 
-def all_reduce(alpha_s: float, efficiency: float, link: float, launch: float, tokens: float, hidden: int, devices: int) -> Operator:
+def all_reduce(
+    alpha_s: float, efficiency: float, link: float, launch: float, tokens: float, hidden: int, devices: int
+) -> Operator:
     """Sum of 16-bit activations over `devices` devices: launch * alpha + B / (efficiency * link).
 
     B = 2 * T * h * 2 * (n - 1) / n bytes pass each device; `link` is its bandwidth in one direction [B/s].

@@ -3,21 +3,22 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from simfleet.hardware.profile import Gemm, Profile
+from simfleet.hardware.profile import Gemm, Precision, Profile
 from simfleet.hardware.roofline import Operator, all_reduce, elementwise, experts_touched, gemm
-from simfleet.workload.models import BYTES_PER_ELEMENT, LayerGroup, Model
+from simfleet.workload.models import BYTES_PER_ELEMENT, LayerGroup, Model, Part
 
 HOST = "host"
-SIXTEEN_BITS = ("bf16", "fp16")
+SIXTEEN_BITS: tuple[Precision, ...] = ("bf16", "fp16")
+PARTS: tuple[Part, ...] = ("attention", "mlp", "expert", "lm_head")
 DecodeLine = tuple[float, float, float, float, float, float]
 
 
 class Precisions(NamedTuple):
     """Names of `BYTES_PER_ELEMENT`: how weights are stored, how KV is stored, in what the arithmetic is done."""
 
-    weights: str
-    kv: str
-    activations: str
+    weights: Precision
+    kv: Precision
+    activations: Precision
 
 
 class HostConstants(NamedTuple):
@@ -61,7 +62,9 @@ def keys_limited(prefix: int, tokens: int, limit: int) -> int:
     return min(prefix + tokens, limit - 1 + tokens)
 
 
-def step_cost(model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions) -> "StepCost":
+def step_cost(
+    model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions
+) -> "StepCost":
     """Step time and energy of `model` on `tensor_parallel` devices. Raises ValueError for what the profile cannot do."""
     return StepCost(model, profile, host, tensor_parallel, precision)
 
@@ -72,7 +75,9 @@ class StepCost:
     Tokens, rows and contexts are counts. `limit` is the model's attention window or top-k, None where every layer sees all.
     """
 
-    def __init__(self, model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions) -> None:
+    def __init__(
+        self, model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions
+    ) -> None:
         self.devices = tensor_parallel
         self._model, self._profile, self._host, self._precision = model, profile, host, precision
         self._bandwidth = profile.memory.bandwidth.value
@@ -151,7 +156,9 @@ class StepCost:
         operators = list(self.trunk_operators(tokens))
         seconds = sum(operator.seconds for operator in operators)
         moved, flops = sum(operator.bytes for operator in operators), sum(operator.flops for operator in operators)
-        per_token = self._profile.power.per_token_layer.value * tokens * sum(group.count for group in self._model.groups)
+        per_token = (
+            self._profile.power.per_token_layer.value * tokens * sum(group.count for group in self._model.groups)
+        )
         self._trunks[tokens] = (seconds, self._joules(seconds, moved, flops) + per_token * self.devices)
         return self._trunks[tokens]
 
@@ -215,7 +222,7 @@ class StepCost:
         if group.experts:
             yield self._experts(group, tokens)
 
-    def _gemm(self, name: str, part: str, tokens: int, weights: int) -> Operator:
+    def _gemm(self, name: str, part: Part, tokens: int, weights: int) -> Operator:
         arithmetic, on_device = self._arithmetic(part), weights / self.devices
         activations = (self._model.hidden + on_device / self._model.hidden) * BYTES_PER_ELEMENT[arithmetic]
         moved = on_device * self._model.element_bytes(part, self._precision.weights) + tokens * activations
@@ -228,7 +235,11 @@ class StepCost:
         step, arithmetic, k = self._profile.step, self._arithmetic("expert"), group.experts_per_token
         weights = group.expert / self.devices
         flops = 2.0 * tokens * k * weights
-        read = experts_touched(group.experts, k, tokens) * weights * self._model.element_bytes("expert", self._precision.weights)
+        read = (
+            experts_touched(group.experts, k, tokens)
+            * weights
+            * self._model.element_bytes("expert", self._precision.weights)
+        )
         passed = 8.0 * tokens * k * self._model.hidden
         efficiency = self._constants(arithmetic).bandwidth.value
         memory_s = read / (step.moe_bandwidth.value * self._bandwidth)
@@ -236,7 +247,13 @@ class StepCost:
         extra_s = passed / (efficiency * self._bandwidth)
         launch_s = self._host.launch_factor * step.moe_t0.value
         return Operator(
-            "experts", launch_s, compute_s + extra_s, memory_s + extra_s, 0.0, read + passed, flops * self._flop_weight(arithmetic)
+            "experts",
+            launch_s,
+            compute_s + extra_s,
+            memory_s + extra_s,
+            0.0,
+            read + passed,
+            flops * self._flop_weight(arithmetic),
         )
 
     def _attention_of(self, group: LayerGroup) -> Attention:
@@ -250,7 +267,14 @@ class StepCost:
         decode_flops = pair_flops if group.kv_sharded else group.count * 4.0 * group.heads * group.kv_elements / tp
         key_s, decode_s = key_bytes / bandwidth, decode_flops / peak
         return Attention(
-            group.limit is not None, max(key_s, decode_s), pair_flops / peak, key_s, key_bytes, pair_flops, decode_flops, key_s >= decode_s
+            group.limit is not None,
+            max(key_s, decode_s),
+            pair_flops / peak,
+            key_s,
+            key_bytes,
+            pair_flops,
+            decode_flops,
+            key_s >= decode_s,
         )
 
     def _decode_operators(self, rows: int, context: int) -> Iterator[Operator]:
@@ -268,32 +292,39 @@ class StepCost:
         operators = []
         for group in self._model.groups:
             if group.state_elements:
-                moved = 2.0 * rows * group.count * group.state_elements * BYTES_PER_ELEMENT[self._precision.kv] / self.devices
+                moved = (
+                    2.0
+                    * rows
+                    * group.count
+                    * group.state_elements
+                    * BYTES_PER_ELEMENT[self._precision.kv]
+                    / self.devices
+                )
                 operators.append(Operator("states", group.count * launch_s, 0.0, moved / bandwidth, 0.0, moved))
         return operators
 
     # -- precisions ----------------------------------------------------------------------------------------------------
 
-    def _arithmetic(self, part: str) -> str:
+    def _arithmetic(self, part: Part) -> Precision:
         """Precision in which a part is multiplied: its own where it is stored in 16 bits, else the activations'."""
         stored = self._model.part_precision(part, self._precision.weights)
         return self._sixteen() if stored in SIXTEEN_BITS else self._precision.activations
 
-    def _sixteen(self) -> str:
+    def _sixteen(self) -> Precision:
         return next((name for name in SIXTEEN_BITS if name in self._profile.flops), self._precision.activations)
 
-    def _constants(self, arithmetic: str) -> Gemm:
-        return self._profile.step.gemm[arithmetic]  # type: ignore[index]
+    def _constants(self, arithmetic: Precision) -> Gemm:
+        return self._profile.step.gemm[arithmetic]
 
-    def _flop_weight(self, arithmetic: str) -> float:
+    def _flop_weight(self, arithmetic: Precision) -> float:
         """Energy of an operation against a 16-bit one: as the peaks are, 16 bits to this precision."""
         flops = self._profile.flops
-        return flops[self._sixteen()].value / flops[arithmetic].value  # type: ignore[index]
+        return flops[self._sixteen()].value / flops[arithmetic].value
 
     def _check(self) -> None:
         """Raise ValueError, naming the choices, for a precision or a number of devices that the profile has no constants for."""
         profile, tp = self._profile, self.devices
-        for part in ("attention", "mlp", "expert", "lm_head"):
+        for part in PARTS:
             arithmetic = self._arithmetic(part)
             if arithmetic not in profile.flops or arithmetic not in profile.step.gemm:
                 known = ", ".join(name for name in profile.flops if name in profile.step.gemm)

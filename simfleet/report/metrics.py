@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simfleet.hardware.profile import estimates
 from simfleet.records import Account, Status
-from simfleet.report.shares import BOUNDARIES, Share, lines_usd, parts, total, whole
+from simfleet.report.shares import BOUNDARIES, Share, caused, lines_usd, total, whole
 from simfleet.run import NO_CLASS, Run
 from simfleet.scenario import Pool
 from simfleet.spec import Spec
@@ -41,7 +41,7 @@ def summarise(run: Run) -> Json:
     """The content of report.json: plain data, null for what is undefined."""
     everything = np.ones(len(run.requests), dtype=bool)
     accounts = run.records.accounts
-    return _plain(
+    found: Json = _plain(
         {
             "schema_version": SCHEMA_VERSION,
             "simfleet_version": run.version,
@@ -66,6 +66,7 @@ def summarise(run: Run) -> Json:
             "formulas": FORMULAS,
         }
     )  # fmt: skip
+    return found
 
 
 # -- latency and service level --------------------------------------------------------------------------------------------
@@ -84,7 +85,8 @@ def tpot_s(run: Run) -> Array:
     """Time per output token after the first of every request [s]; NaN for one-token answers."""
     rows = run.requests
     after = rows["output_tokens"].astype(float) - 1
-    return np.divide(rows["e2e_s"] - rows["ttft_s"], after, out=np.full(len(rows), np.nan), where=after > 0)
+    found: Array = np.divide(rows["e2e_s"] - rows["ttft_s"], after, out=np.full(len(rows), np.nan), where=after > 0)
+    return found
 
 
 def latency(run: Run, chosen: NDArray[np.bool_]) -> Json:
@@ -98,7 +100,11 @@ def latency(run: Run, chosen: NDArray[np.bool_]) -> Json:
 def _sketch(run: Run) -> Json:
     itl = run.records.itl
     found: Json = {"mean": itl.mean}
-    return found | {f"p{q * 100:.0f}": itl.quantile(q) if itl.count >= n else None for q, n in SAMPLES.items()} | {"n": itl.count}
+    return (
+        found
+        | {f"p{q * 100:.0f}": itl.quantile(q) if itl.count >= n else None for q, n in SAMPLES.items()}
+        | {"n": itl.count}
+    )
 
 
 def attainment(run: Run) -> dict[str, Json]:
@@ -129,7 +135,12 @@ def _attained(met: dict[str, NDArray[np.bool_]], judged: NDArray[np.bool_]) -> J
         return {"overall": None, "ttft": None, "tpot": None, "e2e": None, "binds": None, "n": 0}
     shares = {name: float(met[name][judged].mean()) for name in ("ttft", "tpot", "e2e")}
     least = min(shares, key=lambda name: shares[name])
-    return {"overall": float(met["all"][judged].mean()), **shares, "binds": least if shares[least] < 1 else None, "n": n}
+    return {
+        "overall": float(met["all"][judged].mean()),
+        **shares,
+        "binds": least if shares[least] < 1 else None,
+        "n": n,
+    }
 
 
 def goodput(run: Run, chosen: NDArray[np.bool_]) -> Json:
@@ -186,7 +197,7 @@ def throughput(run: Run, pools: Any) -> Json:
 def energy(run: Run, used: list[Share], accounts: list[Account]) -> Json:
     """Joules at the four boundaries: totals, per token and request, and the parts of prompts and answers."""
     sums, counts = total(used), _counts(accounts)
-    prompts, answers = (total(part) for part in zip(*(parts(run, account) for account in accounts), strict=True)) if accounts else ((), ())
+    prompts, answers = caused(run, accounts)
     per: Json = {"joules": {scope: sums.joules(scope) for scope in BOUNDARIES}}
     for name, share, tokens in (
         ("joules_per_output_token", sums, counts["output"]),
@@ -212,7 +223,7 @@ def energy(run: Run, used: list[Share], accounts: list[Account]) -> Json:
 def cost(run: Run, used: list[Share], accounts: list[Account]) -> Json:
     """Dollars: total, per million tokens in parts that sum to the whole, per request."""
     usd, counts = total(used).usd, _counts(accounts)
-    prompts, answers = (total(part).usd for part in zip(*(parts(run, account) for account in accounts), strict=True)) if accounts else (0, 0)
+    prompts, answers = (share.usd for share in caused(run, accounts))
     return {
         "usd_total": usd,
         "usd_input": prompts,
@@ -223,9 +234,7 @@ def cost(run: Run, used: list[Share], accounts: list[Account]) -> Json:
         "usd_per_mtok_total": _over(usd * 1e6, counts["input"] + counts["output"]),
         "usd_per_request": _over(usd, counts["completed"]),
         "tokens_per_usd": _over(counts["input"] + counts["output"], usd),
-        "tok_s_per_usd_per_hour": _over(counts["output"] * 3600, usd * run.records.duration_s**2 / run.records.duration_s)
-        if run.records.duration_s
-        else None,
+        "tok_s_per_usd_per_hour": _over(counts["output"] / 3600, usd),
     }
 
 
@@ -256,7 +265,10 @@ def _utilisation(ledger: Any) -> float:
 
 
 def _pool(run: Run, number: int) -> Json:
-    ledger, accounts = run.records.pools[number], [account for account in run.records.accounts if account.pool == number]
+    ledger, accounts = (
+        run.records.pools[number],
+        [account for account in run.records.accounts if account.pool == number],
+    )
     pool = run.scenario.pools[ledger.name]
     return {
         "name": ledger.name, "site": pool.site, "model": pool.network.name, "device": pool.profile.name,
@@ -296,7 +308,7 @@ def _model(run: Run, name: str) -> Json:
 
 def _attributed(run: Run, accounts: list[Account]) -> Json:
     """Energy and cost of what some streams caused."""
-    used = [share for account in accounts for share in parts(run, account)]
+    used = list(caused(run, accounts))
     return {"energy": energy(run, used, accounts), "cost": cost(run, used, accounts)}
 
 

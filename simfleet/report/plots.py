@@ -1,11 +1,12 @@
 """Pictures of a run. Each takes `ax=None` and returns the axes; numbers come from metrics, never from here."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simfleet.report.metrics import waterfall
-from simfleet.report.shares import parts, total
+from simfleet.report.shares import caused
 from simfleet.run import Run
 
 if TYPE_CHECKING:
@@ -37,7 +38,15 @@ def latency(run: Run, ax: "Axes | None" = None) -> "Axes":
         spec = run.scenario.workload.classes.get(name)
         if spec is not None and spec.ttft is not None:
             axes.axvline(spec.ttft, color=colour, linestyle="--", linewidth=1)
-            axes.annotate(f"target {spec.ttft:g} s", (spec.ttft, 0.02), rotation=90, ha="right", va="bottom", color=colour, fontsize=8)
+            axes.annotate(
+                f"target {spec.ttft:g} s",
+                (spec.ttft, 0.02),
+                rotation=90,
+                ha="right",
+                va="bottom",
+                color=colour,
+                fontsize=8,
+            )
     axes.set(xscale="log", xlabel="seconds", ylabel="share of answered requests", ylim=(0, 1.02))
     axes.legend(frameon=False, loc="upper left")
     return axes
@@ -61,7 +70,9 @@ def kv(run: Run, ax: "Axes | None" = None) -> "Axes":
     right = axes.twinx()
     for number in range(len(run.pools)):
         chosen = rows[rows["pool"] == number]
-        right.step(chosen["time_s"], chosen["waiting"], where="pre", color=COLOURS[number % len(COLOURS)], linestyle=":")
+        right.step(
+            chosen["time_s"], chosen["waiting"], where="pre", color=COLOURS[number % len(COLOURS)], linestyle=":"
+        )
     right.set_ylabel("requests waiting (dotted)")
     right.set_ylim(bottom=0)
     return axes
@@ -78,8 +89,7 @@ def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
     """What the dollars were spent on, line by line, and what they bought: prompts, answers, idle devices."""
     axes = _axes(ax, "Cost")
     lines = {name: usd for name, usd in waterfall(run).items() if name != "of_which_idle"}
-    shares = [parts(run, account) for account in run.records.accounts]
-    prompts, answers = (total(part).usd for part in zip(*shares, strict=True))
+    prompts, answers = (share.usd for share in caused(run, run.records.accounts))
     start = 0.0
     for name, usd in lines.items():
         axes.bar(name, usd, bottom=start, color=COLOURS[0])
@@ -94,3 +104,14 @@ def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
 
 
 ALL: dict[str, Any] = {"latency": latency, "kv": kv, "power": power, "cost": cost}
+
+
+def save(run: Run, folder: Path) -> None:
+    """Every plot as PNG and SVG; the same run draws the same bytes."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    with mpl.rc_context({"svg.hashsalt": "simfleet"}):
+        for name, draw in ALL.items():
+            figure = draw(run).figure
+            figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})

@@ -78,3 +78,9 @@ def _part(ledger: PoolLedger, lines: dict[str, float], device_s: float, active_j
         (sum(lines.values()) - electricity) * by_time + electricity * by_energy,
         ledger.grams_co2e * by_energy, ledger.litres_water * by_energy,
     )  # fmt: skip
+
+
+def caused(run: Run, accounts: Iterable[Account]) -> tuple[Share, Share]:
+    """What the prompts of some streams used, and what their answers used."""
+    shares = [parts(run, account) for account in accounts]
+    return total(prompt for prompt, _ in shares), total(answer for _, answer in shares)

@@ -46,7 +46,11 @@ def tables(report: Json) -> list[Table]:
 def headline(report: Json) -> list[str]:
     """What was run, and how it went."""
     asked, rate = report["requests"], report["throughput"]
-    ends = ", ".join(f"{asked[name]:,} {name.replace('_', ' ')}" for name in asked if name not in ("arrived", "completed") and asked[name])
+    ends = ", ".join(
+        f"{asked[name]:,} {name.replace('_', ' ')}"
+        for name in asked
+        if name not in ("arrived", "completed") and asked[name]
+    )
     return [
         f"{report['scenario']['name']}: {report['scenario']['description']}".rstrip(": "),
         f"{report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']} | {asked['arrived']:,} requests, "
@@ -57,9 +61,19 @@ def headline(report: Json) -> list[str]:
 
 
 def _latency(report: Json) -> Table:
-    names = {"ttft_s": "first token", "tpot_s": "per token", "itl_s": "token gap", "e2e_s": "whole answer", "queue_wait_s": "queue wait"}
+    names = {
+        "ttft_s": "first token",
+        "tpot_s": "per token",
+        "itl_s": "token gap",
+        "e2e_s": "whole answer",
+        "queue_wait_s": "queue wait",
+    }
     rows = [
-        [label, *(seconds(report["latency"][name][key]) for key in ("mean", "p50", "p90", "p95", "p99")), f"{report['latency'][name]['n']:,.0f}"]
+        [
+            label,
+            *(seconds(report["latency"][name][key]) for key in ("mean", "p50", "p90", "p95", "p99")),
+            f"{report['latency'][name]['n']:,.0f}",
+        ]
         for name, label in names.items()
     ]
     return Table("Latency", ("all classes", "mean", "p50", "p90", "p95", "p99", "samples"), rows)
@@ -69,7 +83,9 @@ def _service(report: Json) -> Table:
     rows = []
     for group in report["classes"]:
         targets, reached = group["targets"], group["attainment"]
-        goal = ", ".join(f"{key[:-2].upper()} {seconds(targets[key])}" for key in ("ttft_s", "tpot_s", "e2e_s") if targets.get(key))
+        goal = ", ".join(
+            f"{key[:-2].upper()} {seconds(targets[key])}" for key in ("ttft_s", "tpot_s", "e2e_s") if targets.get(key)
+        )
         wanted = f"{percent(targets['target'])} of: {goal}" if goal else "none"
         verdict = {True: "kept", False: "missed", None: "-"}[group["kept"]]
         p99 = group["latency"]["ttft_s"]["p99"] or group["latency"]["ttft_s"]["p95"]
@@ -90,7 +106,18 @@ def _pools(report: Json) -> Table:
              number(used["mean_accelerator_w"]), number(pool["throughput"]["output_tok_s"]),
              number(used["joules_per_output_token"]["facility"]), number(pool["cost"]["usd_per_mtok_output"]), pool["binds"]]
         )  # fmt: skip
-    columns = ("pool", "devices", "busy", "KV mean / peak", "preempted", "watts", "tok/s", "J/token", "$/Mtok out", "binds")
+    columns = (
+        "pool",
+        "devices",
+        "busy",
+        "KV mean / peak",
+        "preempted",
+        "watts",
+        "tok/s",
+        "J/token",
+        "$/Mtok out",
+        "binds",
+    )
     return Table("Pools", columns, rows)
 
 
@@ -102,7 +129,14 @@ def _energy(report: Json) -> Table:
          number(used["joules_per_request"][scope])]
         for scope in used["joules"]
     ]  # fmt: skip
-    columns = ("boundary", "kWh", "J / output token", "prompt J / input token", "answer J / output token", "J / request")
+    columns = (
+        "boundary",
+        "kWh",
+        "J / output token",
+        "prompt J / input token",
+        "answer J / output token",
+        "J / request",
+    )
     heading = (
         f"Energy ({number(used['mean_facility_w'] and used['mean_facility_w'] / 1e3)} kW at the meter, "
         f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
@@ -150,7 +184,13 @@ def markdown(report: Json) -> str:
     """report.md: the same tables, all assumptions, and the formulas."""
     lines = [f"# {report['scenario']['name']}", "", *(f"{line}  " for line in headline(report))]
     for table in tables(report):
-        lines += ["", f"## {table.heading}", "", f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
+        lines += [
+            "",
+            f"## {table.heading}",
+            "",
+            f"| {' | '.join(table.columns)} |",
+            "|" + " --- |" * len(table.columns),
+        ]
         lines += [f"| {' | '.join(row)} |" for row in table.rows]
     lines += ["", "## Estimates used", "", *(f"- {line}" for line in report["assumptions"])]
     lines += ["", "## Formulas", "", *(f"- `{name}`: {formula}" for name, formula in report["formulas"].items())]

@@ -40,7 +40,9 @@ class Request:
     device_s = 0.0
     energy_j = 0.0
 
-    def __init__(self, arrival_s: float, input_tokens: int, output_tokens: int, account: Account, replica: "Replica") -> None:
+    def __init__(
+        self, arrival_s: float, input_tokens: int, output_tokens: int, account: Account, replica: "Replica"
+    ) -> None:
         self.arrival_s = arrival_s
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens

@@ -92,7 +92,7 @@ class Fleet:
 
     def _write(self, request: Request, status: Status) -> None:
         arrival_s, return_s, account = request.arrival_s, request.return_s, request.account
-        row = (
+        row: tuple[float, ...] = (
             account.stream,
             account.pool,
             status,
@@ -103,7 +103,13 @@ class Fleet:
             self.env.now + return_s - arrival_s if status is Status.COMPLETED else float("nan"),
         )
         if self._detail:
-            row += (request.replica.number, request.input_tokens, request.preemptions, request.device_s, request.energy_j)
+            row += (
+                request.replica.number,
+                request.input_tokens,
+                request.preemptions,
+                request.device_s,
+                request.energy_j,
+            )
         self.records.requests.append(row)
 
     def close(self) -> None:

@@ -34,7 +34,9 @@ class Replica:
     a run of one.
     """
 
-    def __init__(self, env: Environment, scheduler: Scheduler, meter: Meter, ended: Callable[[Request, Status], None]) -> None:
+    def __init__(
+        self, env: Environment, scheduler: Scheduler, meter: Meter, ended: Callable[[Request, Status], None]
+    ) -> None:
         self.env = env
         self.scheduler = scheduler
         self.meter = meter
@@ -162,7 +164,9 @@ class Replica:
                 pairs_limited += attended_limited(prefix, new, window)
                 keys_seen += keys_limited(prefix, new, window)
         context, limited = batch.context + rows, batch.limited + batch.growing
-        seconds, joules = self._cost.mixed(tokens, sampled, rows, context, limited, pairs, keys, pairs_limited, keys_seen)
+        seconds, joules = self._cost.mixed(
+            tokens, sampled, rows, context, limited, pairs, keys, pairs_limited, keys_seen
+        )
         self._time, self._energy, self._decodes = (seconds, 0.0), (joules, 0.0), (0.0, 0.0)
         if rows:
             t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)

@@ -6,7 +6,7 @@ rate (time rescaling): the expected count in any span is the integral of the rat
 
 from collections.abc import Callable, Iterator
 from itertools import repeat
-from math import exp, expm1, inf, lgamma, pi
+from math import exp, expm1, inf, lgamma, pi, sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -307,7 +307,7 @@ def weibull_shape(cv: float) -> float:
     """The shape k with CV^2 = G(1 + 2/k)/G(1 + 1/k)^2 - 1, by bisection."""
     low, high = 0.1, 100.0
     for _ in range(60):
-        k = (low * high) ** 0.5
+        k = sqrt(low * high)
         squared: float = expm1(lgamma(1 + 2 / k) - 2 * lgamma(1 + 1 / k))
         low, high = (k, high) if squared > cv**2 else (low, k)
     return k

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from simfleet.spec import Spec
-from simfleet.units import Fraction, Tokens
+from simfleet.units import Tokens
 
 BYTES_PER_ELEMENT = {
     "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625, "int4": 0.5625,
@@ -15,6 +15,7 @@ BYTES_PER_ELEMENT = {
 """Stored bytes per weight or KV element; 4-bit formats with one byte of scale per 16 elements (NVFP4's layout)."""
 
 Part = Literal["attention", "mlp", "expert", "lm_head", "embedding"]
+Shape = dict[str, int | bool | None]
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -55,7 +56,7 @@ class Full(Spec):
     gated: bool = Field(False, description="A gate as wide as the queries on the output")
     limit: None = None
 
-    def shape(self, hidden: int) -> dict[str, int | None | bool]:
+    def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
         queries = self.heads * self.head_dim
         kv = 2 * self.kv_heads * self.head_dim
@@ -87,7 +88,7 @@ class Latent(Spec):
     indexer_heads: int = Field(0, ge=0, description="Heads of the indexer that picks them")
     indexer_dim: int = Field(0, ge=0)
 
-    def shape(self, hidden: int) -> dict[str, int | None | bool]:
+    def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
         down = hidden * (self.q_lora + self.kv_lora + self.rope_dim)
         up_q = self.q_lora * self.heads * (self.nope_dim + self.rope_dim)
@@ -110,7 +111,7 @@ class Linear(Spec):
     value_dim: Positive
     limit: None = None
 
-    def shape(self, hidden: int) -> dict[str, int | None | bool]:
+    def shape(self, hidden: int) -> Shape:
         """Elements of one layer: keys and queries, values and gate, decay per head; the state is keys x values."""
         keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
         return {
@@ -155,7 +156,7 @@ class Experts(Spec):
 
 AnyAttention = Annotated[Full | Window | Latent | Linear, Field(discriminator="kind")]
 AnyMlp = Annotated[Dense | Experts, Field(discriminator="kind")]
-NO_ATTENTION: dict[str, int | None | bool] = {
+NO_ATTENTION: Shape = {
     "qkv": 0, "out": 0, "heads": 0, "kv_heads": 1, "head_dim": 0, "value_dim": 0, "kv_elements": 0, "state_elements": 0,
     "kv_sharded": True, "limit": None,
 }  # fmt: skip
@@ -192,7 +193,8 @@ class Model(Spec):
     max_context: Tokens
     layers: tuple[Layers, ...] = Field(min_length=1)
     quantised: tuple[Part, ...] = Field(
-        ("attention", "mlp", "expert"), description="Parts that a format below 16 bits covers; the rest stays at 16 bits"
+        ("attention", "mlp", "expert"),
+        description="Parts that a format below 16 bits covers; the rest stays at 16 bits",
     )
     published: Published
     note: str | None = None
@@ -241,11 +243,11 @@ class Model(Spec):
 
     def weight_bytes(self, precision: str, tensor_parallel: int = 1) -> float:
         """Bytes of weights on each of `tensor_parallel` devices; embedding and head are split too [B]."""
-        total = self.embedding * self.element_bytes("embedding", precision)
-        total += 0 if self.tied_embeddings else self.lm_head * self.element_bytes("lm_head", precision)
-        for g in self.groups:
-            parts = {"attention": g.qkv + g.out, "mlp": g.mlp, "expert": g.expert * g.experts}
-            total += g.count * sum(size * self.element_bytes(part, precision) for part, size in parts.items())  # type: ignore[arg-type]
+        sizes: dict[Part, int] = {"embedding": self.embedding, "lm_head": 0 if self.tied_embeddings else self.lm_head}
+        sizes["attention"] = sum(g.count * (g.qkv + g.out) for g in self.groups)
+        sizes["mlp"] = sum(g.count * g.mlp for g in self.groups)
+        sizes["expert"] = sum(g.count * g.expert * g.experts for g in self.groups)
+        total = sum(size * self.element_bytes(part, precision) for part, size in sizes.items())
         return total / tensor_parallel
 
     def kv_bytes_per_token(self, bytes_per_element: float, tensor_parallel: int = 1) -> float:

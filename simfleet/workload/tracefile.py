@@ -26,6 +26,8 @@ import numpy.typing as npt
 
 BLOCK = 65_536
 MOST_TOKENS = 10**9
+PREFIX_BLOCK = 512
+"""Tokens that one of Mooncake's `hash_ids` stands for."""
 _STAMP = re.compile(r"((?:19[7-9]|2[01]\d)\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?")
 
 Cells = tuple[str, str, str]
@@ -180,6 +182,26 @@ def _json_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[t
         else:
             arrival, tokens_in, tokens_out = (str(record[name]) for name in columns)
             yield line, (arrival, tokens_in, tokens_out)
+
+
+def read_prompts(path: Path, layout: Layout, drop: bool = False) -> Iterator[tuple[int, list[int]]]:
+    """Input tokens and ids of the prefix blocks of every request that has them, in order of the file.
+
+    Raises ValueError for a bad row, unless they are to be dropped.
+    """
+    faults, name = _Faults(path.name, drop), layout.columns[1]
+    for line, record in _objects(read_text(path), faults):
+        ids = record.get("hash_ids", [])
+        if not isinstance(ids, list) or not all(isinstance(i, int) for i in ids):
+            faults.add(line, f"column hash_ids: expected a list of whole numbers, got `{_short(str(ids))}`")
+            continue
+        try:
+            tokens = _tokens(str(record.get(name)))
+        except ValueError as error:
+            faults.add(line, f"column {name}: {error}, got `{_short(str(record.get(name)))}`")
+            continue
+        if ids:
+            yield tokens, ids
 
 
 def _objects(text: str, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:

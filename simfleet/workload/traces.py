@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from simfleet.spec import Spec
 from simfleet.streams import Streams
 from simfleet.units import PositiveSeconds, Seconds
-from simfleet.workload.tracefile import FORMATS, Layout, Rows, read_rows
+from simfleet.workload.tracefile import FORMATS, Layout, Rows, read_prompts, read_rows
 
 CHUNK = 8192
 
@@ -96,6 +96,7 @@ class Trace(Spec):
     on_bad_row: Literal["error", "drop"] = "error"
     sort: bool = False
 
+    _path: Path = PrivateAttr()
     _rows: Rows = PrivateAttr()
     _span_s: float = PrivateAttr()
 
@@ -103,7 +104,7 @@ class Trace(Spec):
     def _read(self, info: ValidationInfo) -> Self:
         if self.columns and self.format != "csv":
             raise ValueError(f"expected `columns` with format `csv` only, got them with `{self.format}`")
-        path = _existing(Path((info.context or {}).get("folder", ".")) / self.file)
+        self._path = path = _existing(Path((info.context or {}).get("folder", ".")) / self.file)
         rows = read_rows(path, self._layout(), self.on_bad_row == "drop", self.sort)
         self._rows, self._span_s = _cut(rows, self.window, path.name)
         return self
@@ -127,6 +128,14 @@ class Trace(Spec):
     def dropped(self) -> tuple[str, ...]:
         """One message for each bad row of the file that was left out."""
         return self._rows.dropped
+
+    def prompts(self) -> Iterator[tuple[int, list[int]]] | None:
+        """Input tokens and prefix block ids of every request of the whole file, read again; None where the format has none.
+
+        A bad list of ids raises ValueError, or is dropped as `on_bad_row` says.
+        """
+        layout = FORMATS[self.format]
+        return read_prompts(self._path, layout, self.on_bad_row == "drop") if layout.json_lines else None
 
     def requests(self, streams: Streams, name: str, limit_s: float) -> Iterator[tuple[float, int, int]]:
         """(arrival [s], input tokens, output tokens) up to and with `limit_s`, in order of time.

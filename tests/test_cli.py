@@ -1,0 +1,134 @@
+"""The command line as scripts use it: what goes to stdout, and the exit codes."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from simfleet.cli import cli
+from simfleet.library import Library
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--set", "horizon=1 min", "--set", "warmup=5 s"]
+
+
+def simfleet(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def test_run_prints_one_screen() -> None:
+    text = simfleet("run", "quickstart", *SHORT).stdout
+    assert len(text.splitlines()) <= 55
+    for heading in ("Latency", "Service", "Pools", "Energy", "Cost", "Estimates used"):
+        assert f"\n{heading}" in text
+    assert "memory bandwidth" in text
+
+
+def test_json_is_all_there_is_on_stdout() -> None:
+    report = json.loads(simfleet("run", "quickstart", *SHORT, "--format", "json", "--seed", "7").stdout)
+    assert report["seed"] == 7
+    assert report["schema_version"] == 1
+    assert set(report["latency"]) == {"ttft_s", "tpot_s", "itl_s", "e2e_s", "queue_wait_s"}
+    assert all({"mean", "p50", "p90", "p95", "p99", "n"} == set(column) for column in report["latency"].values())
+    assert set(report["requests"]) == {"arrived", "completed", "rejected", "failed", "timed_out", "in_flight"}
+    assert set(report["energy"]["joules_per_output_token"]) == {"accelerator_active", "accelerator", "node", "facility"}
+    assert {
+        "simfleet_version",
+        "scenario",
+        "regime",
+        "attainment",
+        "throughput",
+        "cost",
+        "pools",
+        "classes",
+        "assumptions",
+    } <= set(report)
+    assert {"usd_per_mtok_output", "usd_per_mtok_input", "usd_per_mtok_total"} <= set(report["cost"])
+
+
+def test_out_writes_every_file(tmp_path: Path) -> None:
+    simfleet("run", "quickstart", *SHORT, "--out", str(tmp_path / "out"), "--requests", "parquet")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    plots = {f"{name}.{kind}" for name in ("latency", "kv", "power", "cost") for kind in ("png", "svg")}
+    assert names == {"report.json", "report.md", "timeline.csv", "requests.parquet"} | plots
+    assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["requests"]["completed"] > 0
+
+
+@pytest.mark.parametrize("name", Library().names("scenarios"))
+def test_shipped_scenarios_are_valid(name: str) -> None:
+    assert simfleet("validate", name).stdout.startswith(f"{name}: ok")
+
+
+@pytest.mark.parametrize("name", Library().names("scenarios"))
+def test_shipped_variants_are_valid(name: str) -> None:
+    for variant in Library().document("scenarios", name).data.get("variants", {}):
+        assert simfleet("validate", name, "--variant", variant).stdout.startswith(f"{name}: ok")
+
+
+def test_schema_is_the_shipped_one_and_accepts_the_scenarios() -> None:
+    schema = json.loads(simfleet("schema").stdout)
+    assert schema == json.loads((ROOT / "docs" / "scenario.schema.json").read_text())
+    for path in (ROOT / "scenarios").glob("*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"name": "x", "pools": {}, "workload": {"streams": []}, "horizont": "1 h"}, schema)
+
+
+def test_profiles_lists_and_explains() -> None:
+    listed = simfleet("profiles").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == Library().names("hardware_profiles")
+    explained = simfleet("profiles", "h100").stdout
+    assert explained.startswith("nvidia-h100-sxm")
+    assert "memory.bandwidth" in explained
+    assert "datasheet" in explained
+    assert "sources:" in explained
+
+
+def test_scenarios_lists() -> None:
+    assert [line.split()[0] for line in simfleet("scenarios").stdout.splitlines()] == Library().names("scenarios")
+
+
+def test_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile of the same name in SIMFLEET_PATH or --path replaces the shipped one."""
+    shipped = Library().path("hardware_profiles", "nvidia-h100-sxm").read_text()
+    (tmp_path / "nvidia-h100-sxm.yaml").write_text(shipped.replace("3.35 TB/s", "6.7 TB/s"))
+    arguments = ["run", "w1", "--set", "workload.streams.chat.count=200", "--format", "json"]
+    slow = json.loads(simfleet(*arguments).stdout)["latency"]["tpot_s"]["mean"]
+    fast = json.loads(simfleet(*arguments, "--path", str(tmp_path)).stdout)["latency"]["tpot_s"]["mean"]
+    monkeypatch.setenv("SIMFLEET_PATH", str(tmp_path))
+    same = json.loads(simfleet(*arguments).stdout)["latency"]["tpot_s"]["mean"]
+    assert fast < 0.75 * slow
+    assert same == fast
+
+
+def test_h200_against_h100_moves_as_physics_says() -> None:
+    """Decode is bound by memory bandwidth: 1.43 times as much makes tokens faster and, at the same load, cheaper in joules."""
+    arguments = [
+        "run",
+        "azure-conversation",
+        "--set",
+        "horizon=10 min",
+        "--set",
+        "pools.a100.replicas=2",
+        "--format",
+        "json",
+    ]
+    runs = {}
+    for device in ("nvidia-h100-sxm", "nvidia-h200-sxm"):
+        change = ["--set", f"pools.a100.device={device}", "--set", "pools.a100.cost.price=$3/h"]
+        runs[device] = json.loads(simfleet(*arguments, *change).stdout)
+    h100, h200 = runs.values()
+    assert h200["latency"]["tpot_s"]["mean"] < h100["latency"]["tpot_s"]["mean"]
+    assert "memory bandwidth" in h100["pools"][0]["binds"]
+
+
+def test_workload_describe() -> None:
+    text = simfleet("workload", "describe", "quickstart", *SHORT).stdout
+    assert "chat" in text
+    assert "summaries" in text
