@@ -281,8 +281,14 @@ class Scenario(Spec):
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """The same scenario with one value changed, such as ("pools.chat.replicas", 8); text is plain text. Raises SpecError."""
-        document = overlay(self._document, path, value, {(): Mark("replace")})
-        return build(Scenario, document, {"library": self._library})
+        return _built(overlay(self._document, path, value, {(): Mark("replace")}), self._library)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _built, (self._document, self._library)
+
+
+def _built(document: Document, library: Library) -> Scenario:
+    return build(Scenario, document, {"library": library})
 
 
 def _with_sites(values: dict[str, Any], library: Library) -> dict[str, Any]:
@@ -319,7 +325,7 @@ def load(
     document = written if variant is None else _varied(written, variant)
     for path, value in dict(overrides).items():
         document = override(document, path, value)
-    built = build(Scenario, document, {"library": library})
+    built = _built(document, library)
     if document is written:
         _check_variants(built, written, library)
     return built
@@ -361,7 +367,7 @@ def _check_variants(base: Scenario, document: Document, library: Library) -> Non
             varied = _varied(document, name)
             if not any(path.startswith("workload") for path in changes):
                 varied = overlay(varied, "workload", base.workload, {})
-            build(Scenario, varied, {"library": library})
+            _built(varied, library)
         except SpecError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:

@@ -15,8 +15,8 @@ KNOTS = 1024
 """About this many pieces of a product are held at once, however long the run."""
 SPLIT = 8
 """Where two factors slope at once, each piece of their product is drawn as this many chords."""
-MOST_EMPTY = 10_000
-"""A product that is zero for so many windows in a row is taken to be zero for good."""
+EMPTY_PERIODS = 10
+"""Without a limit in time, a product that is zero for so many of its longest periods is taken to be zero for good."""
 
 
 class Signal:
@@ -52,8 +52,9 @@ class Signal:
     @classmethod
     def steps(cls, times_s: ArrayLike, values: ArrayLike, period_s: float | None = None) -> Self:
         """Each value holds from its time to the next; before the first time the first value holds."""
-        knots, levels = np.asarray(times_s, dtype=float), np.asarray(values, dtype=float)
-        knots[:1] = 0.0 if period_s is not None else knots[:1]
+        knots, levels = np.array(times_s, dtype=float), np.asarray(values, dtype=float)
+        if period_s is not None:
+            knots[0] = 0.0
         end_s = knots[-1] + 1.0 if period_s is None else period_s
         return cls(np.append(knots, end_s), levels, levels, period_s)
 
@@ -152,7 +153,7 @@ def product(signals: Sequence[Signal], t0_s: float, t1_s: float) -> Signal:
     knots = np.concatenate([[t0_s], inner, [end_s]])
     if sum(bool(signal._slope.any()) for signal in signals) > 1:
         parts = np.arange(SPLIT) / SPLIT
-        knots = np.append((knots[:-1, None] + np.diff(knots)[:, None] * parts).ravel(), end_s)
+        knots = np.unique(np.append(knots[:-1, None] + np.diff(knots)[:, None] * parts, end_s))
     half_s, middle_s = np.diff(knots) / 2, (knots[:-1] + knots[1:]) / 2
     left, right = np.ones_like(middle_s), np.ones_like(middle_s)
     for signal in signals:
@@ -171,18 +172,21 @@ class Clock:
     def __init__(self, signals: Sequence[Signal], limit_s: float = inf) -> None:
         self._signals = signals
         self._limit_s = limit_s
-        repeating = [signal.period_s / len(signal.left) for signal in signals if signal.period_s is not None]
-        self._window_s = KNOTS * min(repeating, default=inf)
+        repeating = [(signal.period_s, len(signal.left)) for signal in signals if signal.period_s is not None]
+        self._window_s = min((KNOTS * period_s / pieces for period_s, pieces in repeating), default=inf)
+        self._patience_s = EMPTY_PERIODS * max((period_s for period_s, _ in repeating), default=inf)
+        self._empty_from_s = max(
+            (float(signal.times_s[-1]) for signal in signals if signal.period_s is None), default=0.0
+        )
         self._past = self._area = 0.0
         self._start_s = self._end_s = 0.0
-        self._empty = 0
         self._advance()
 
     def __call__(self, operational: Floats) -> Floats:
         """Real times of `operational` times, both non-decreasing [s]."""
         times_s = np.full(len(operational), inf)
         first = 0
-        while first < len(operational) and self._start_s < self._limit_s and self._empty < MOST_EMPTY:
+        while first < len(operational) and not self._over():
             last = int(np.searchsorted(operational, self._past + self._area, side="right"))
             inside = np.minimum(operational[first:last] - self._past, self._area)
             times_s[first:last] = self._rate.inverses(inside)
@@ -200,7 +204,12 @@ class Clock:
         self._rate = product(self._signals, self._start_s, self._end_s)
         endless = self._end_s == inf and self._rate.right[-1] > 0
         self._area = inf if endless else float(self._rate._areas[-1])
-        self._empty = 0 if self._area > 0 else self._empty + 1
+        if self._area > 0:
+            self._empty_from_s = max(self._empty_from_s, self._end_s)
+
+    def _over(self) -> bool:
+        given_up = self._limit_s == inf and self._start_s - self._empty_from_s > self._patience_s
+        return self._start_s >= self._limit_s or given_up
 
 
 def read_points(path: Path, column: str) -> tuple[Floats, Floats]:

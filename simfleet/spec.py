@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_origin
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -424,6 +424,8 @@ def _wanted(spec: FieldInfo) -> str:
         if hasattr(note, "wanted"):
             return str(note.wanted)
     kind: Any = get_origin(spec.annotation) or spec.annotation
+    if kind is Literal:
+        return f"one of {', '.join(str(choice) for choice in get_args(spec.annotation))}"
     words = {
         str: "text",
         int: "a whole number",

@@ -1,22 +1,31 @@
-"""Every YAML example in docs/workload.md is a workload, or a part of a stream."""
+"""Every YAML example in docs/workload.md can be built and drawn from, and the page leaves no choice out."""
 
+import gzip
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from simfleet.library import Library
 from simfleet.spec import Document, build
 from simfleet.streams import Streams
+from simfleet.workload.arrivals import AnyArrival, ClosedLoop
+from simfleet.workload.lengths import Tokens
 from simfleet.workload.streams import Stream, Workload
+from simfleet.workload.traces import Trace
 
 PAGE = Path(__file__).parents[1] / "docs" / "workload.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+    f"2023-11-16 18:{i:02}:00.0000000,10,20\n" for i in range(60)
+)
 FILES = {
-    "conv.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0000000,10,20\n2023-11-16 18:15:00.0000000,10,20\n",
-    "mine.csv": "started_at,prompt_tokens,completion_tokens\n2.5,10,20\n1,10,20\n1,10,0\n",
-    "mooncake.jsonl": '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n',
+    "conv.csv.gz": gzip.compress(AZURE.encode()),
+    "mine.csv": b"started_at,prompt_tokens,completion_tokens\n2.5,10,20\n1,10,20\n1,10,0\n",
+    "mooncake.jsonl": b'{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0, 1]}\n',
 }
 REST = {
     "arrival": {"rate": "1 /s"},
@@ -24,53 +33,50 @@ REST = {
 }
 
 
-@pytest.mark.parametrize("text", EXAMPLES, ids=lambda text: text.split("\n")[0])
+@pytest.mark.parametrize("text", EXAMPLES, ids=[f"example {i}" for i in range(len(EXAMPLES))])
 def test_example_can_be_built_and_drawn_from(text: str, tmp_path: Path) -> None:
     for name, content in FILES.items():
-        (tmp_path / name).write_text(content)
-    (tmp_path / "conv.csv.gz").write_text(FILES["conv.csv"])
-    import gzip
-
-    (tmp_path / "conv.csv.gz").write_bytes(gzip.compress(FILES["conv.csv"].encode()))
-    document = Document.from_text(text, PAGE.name, tmp_path)
-    for stream in _streams(document, tmp_path):
-        if getattr(stream.arrival, "kind", None) == "closed_loop":
+        (tmp_path / name).write_bytes(content)
+    for stream in _streams(Document.from_text(text, PAGE.name, tmp_path)):
+        if isinstance(stream.arrival, ClosedLoop):
             assert next(stream.lengths(Streams(0)))
         else:
             assert next(stream.requests(Streams(0), 1e6))
 
 
-def _streams(document: Document, folder: Path) -> tuple[Stream, ...]:
-    context = {"library": Library(), "folder": folder}
+def _streams(document: Document) -> tuple[Stream, ...]:
+    context = {"library": Library()}
     if "workload" in document.data:
-        whole = Document(document.data["workload"], {}, document.file, folder)
-        return build(Workload, whole, context).streams
+        return build(Workload, Document(document.data["workload"], {}, document.file, document.folder), context).streams
     rest = {} if "trace" in document.data else REST
     part = {"name": "example", "model": "llama-3.1-8b", **rest, **document.data}
-    return (build(Stream, Document(part, {}, document.file, folder), context),)
+    return (build(Stream, Document(part, {}, document.file, document.folder), context),)
 
 
-def test_page_names_every_choice() -> None:
-    """A format, distribution, envelope or method that is added is documented here."""
-    schema = Workload.model_json_schema(by_alias=True)
-    kinds = {
-        word
-        for definition in schema["$defs"].values()
+@pytest.mark.parametrize("part", [AnyArrival, Tokens, Trace], ids=["arrivals", "lengths", "traces"])
+def test_page_names_every_choice(part: Any) -> None:
+    """Also the ones that are added later."""
+    definitions = TypeAdapter(part).json_schema()
+    schemas = [definitions, *definitions["$defs"].values()]
+    fields = [
+        schema["properties"][key]
+        for schema in schemas
         for key in ("kind", "dist", "format", "method")
-        for word in _choices(definition.get("properties", {}).get(key, {}))
-        if definition["title"] not in MODEL_PARTS
-    }
-    assert len(kinds) > 20
-    assert {kind for kind in kinds if f"`{kind}`" not in TEXT and f"kind: {kind}" not in TEXT and f"dist: {kind}" not in TEXT} == set()
+        if key in schema.get("properties", {})
+    ]
+    choices = {choice for one in fields for choice in one.get("enum", [one.get("const")])}
+    assert len(choices) >= 5
+    assert {
+        choice
+        for choice in choices
+        if f"`{choice}`" not in TEXT and f"kind: {choice}" not in TEXT and f"dist: {choice}" not in TEXT
+    } == set()
 
 
-MODEL_PARTS = ()
-
-
-def _choices(schema: dict[str, object]) -> list[str]:
-    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    assert isinstance(values, list)
-    return [str(value) for value in values]
+@pytest.mark.parametrize("cls", [Stream, Trace])
+def test_page_names_every_key(cls: type[Stream] | type[Trace]) -> None:
+    keys = {spec.alias or name for name, spec in cls.model_fields.items()}
+    assert {key for key in keys if f"`{key}" not in TEXT and f"{key}:" not in TEXT} == set()
 
 
 def test_presets_in_the_page_are_those_shipped() -> None:

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from scipy import stats
 
 from simfleet.workload.lengths import AnyLength, Tokens
 
@@ -88,8 +89,6 @@ def test_uniform_reaches_both_ends_equally_often():
 
 
 def test_lognormal_is_normal_in_logarithms():
-    from scipy import stats
-
     logs = np.log(drawn(length("lognormal", mu=12, sigma=0.7)))
     assert stats.kstest(logs, stats.norm(12, 0.7).cdf).pvalue > 0.001
 

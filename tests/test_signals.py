@@ -1,5 +1,6 @@
 """Signals: values, areas and their inverse agree with each other and with pictures drawn by hand."""
 
+from itertools import pairwise
 from math import inf, isinf
 
 import numpy as np
@@ -93,16 +94,20 @@ def test_the_callers_array_is_left_alone():
 
 
 @given(signals(), times, times, times)
-def test_areas_add_up(signal, *moments):
-    a, b, c = sorted(moments)
-    assert signal.integral(a, c) == pytest.approx(signal.integral(a, b) + signal.integral(b, c), abs=tolerance(signal, c))
+def test_areas_add_up(signal, first, second, third):
+    a, b, c = sorted([first, second, third])
+    assert signal.integral(a, c) == pytest.approx(
+        signal.integral(a, b) + signal.integral(b, c), abs=tolerance(signal, c)
+    )
 
 
 @given(signals(), times, st.floats(0.01, 100))
 def test_the_area_is_that_of_many_thin_slices(signal, start, width):
     edges = np.unique(np.concatenate([[start, start + width], signal.knots(start, start + width)]))
     middles = (edges[1:] + edges[:-1]) / 2  # exact where the signal is straight between the edges
-    total = sum(signal.at(middle) * (right - left) for middle, left, right in zip(middles, edges, edges[1:], strict=False))
+    total = sum(
+        signal.at(middle) * (right - left) for middle, left, right in zip(middles, edges, edges[1:], strict=False)
+    )
     assert signal.integral(start, start + width) == pytest.approx(total, abs=1e3 * tolerance(signal, start + width))
 
 
@@ -110,8 +115,7 @@ def test_the_area_is_that_of_many_thin_slices(signal, start, width):
 def test_the_inverse_gathers_the_area(signal, start, area):
     end = signal.inverse(area, start)
     if isinf(end):
-        assert signal.period_s is None
-        assert signal.integral(start, 1e9) <= area * (1 + 1e-9) or signal.right[-1] == 0
+        assert signal.integral(start, 1e6) <= area * (1 + 1e-9)
         return
     assert end >= start
     assert signal.integral(start, end) == pytest.approx(area, abs=tolerance(signal, end), rel=1e-6)
@@ -128,10 +132,18 @@ def test_the_inverse_of_the_integral_is_where_it_ended(signal, start, width):
 @settings(deadline=None)
 def test_a_product_meets_its_factors(factors, start):
     whole = product(factors, start, start + 500)
-    for t in np.append(whole.times_s[:-1], (whole.times_s[1:] + whole.times_s[:-1])[:0] / 2)[:50]:
-        t = float(t) + 1e-9
-        expected = np.prod([factor.at(t) for factor in factors])
-        assert whole.at(t) == pytest.approx(expected, rel=1e-3, abs=1e-2 * 100 ** (len(factors) - 1))
+    edges = np.unique(np.concatenate([whole.times_s, *(factor.knots(start, start + 500) for factor in factors)]))
+    for left, right in pairwise(edges):
+        if right - left < 1e-6:
+            continue  # at a knot, rounding says on which side of a jump a time is
+        nearly = left + 1e-9 * (right - left)
+        expected = np.prod([factor.at(nearly) for factor in factors])
+        assert whole.at(nearly) == pytest.approx(expected, rel=1e-6, abs=1e-6 * 100 ** len(factors))
+
+
+def test_knots_that_differ_by_rounding_do_not_break_a_product():
+    third = [Signal.lines([0, 1], [1, 2], period_s=1 + k * 1e-15) for k in (0, 1, 3)]
+    assert product(third, 0, 500).integral(0, 500) == pytest.approx(500 * 3.75, rel=0.01)
 
 
 def test_a_product_of_steps_is_exact():

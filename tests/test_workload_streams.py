@@ -1,6 +1,6 @@
 """Streams: one source of requests each, reproducible by name, laid over presets, and refused where they are not whole."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from math import inf
 
 import numpy as np
@@ -14,7 +14,10 @@ from simfleet.streams import Streams
 from simfleet.workload.streams import Stream, Workload
 
 LIBRARY = Library()
-TOKENS = {"input": {"dist": "lognormal", "median": 500, "sigma": 0.8}, "output": {"dist": "uniform", "low": 1, "high": 99}}
+TOKENS = {
+    "input": {"dist": "lognormal", "median": 500, "sigma": 0.8},
+    "output": {"dist": "uniform", "low": 1, "high": 99},
+}
 PRESETS = sorted(path.stem for path in shipped("workloads").glob("*.yaml"))
 
 
@@ -46,7 +49,7 @@ def workload(text):
 def test_requests_come_in_order_until_the_horizon():
     found = requests(opened(), 100.0)
     assert len(found) == pytest.approx(1000, abs=130)
-    assert all(before[0] <= after[0] for before, after in zip(found, found[1:], strict=False))
+    assert all(before[0] <= after[0] for before, after in pairwise(found))
     assert found[-1][0] <= 100.0
     assert all(isinstance(arrival_s, float) and type(i) is int and type(o) is int for arrival_s, i, o in found)
 
@@ -125,7 +128,9 @@ def test_every_preset_makes_requests_and_says_where_it_is_from(name):
 
 
 def test_own_keys_are_laid_over_a_preset():
-    spec = stream(preset="azure-2023-conversation", arrival={"rate": "50 /s"}, tokens={"output": {"dist": "constant", "value": 9}})
+    spec = stream(
+        preset="azure-2023-conversation", arrival={"rate": "50 /s"}, tokens={"output": {"dist": "constant", "value": 9}}
+    )
     assert spec.arrival.rate == 50
     assert len(spec.arrival.envelope[0].stages) == 12
     assert spec.tokens.output.mean == 9
@@ -190,13 +195,19 @@ def test_classes_and_their_targets():
         ("streams: []\n", 1, "streams"),
         ("streams:\n  - {name: a, model: llama-3.1-8b, arival: {rate: 1 /s}}\n", 2, "did you mean `arrival`?"),
         (f"streams:\n  - {CHAT.replace('1 /s', '1')}\n", 2, "expected rate with a unit"),
-        (f"streams:\n  - {CHAT.replace('{rate: 1 /s}', '{rate: 1 /s, envelope: {kind: weekly, preset: azure-2024-cod}}')}\n", 2, "azure-2024-code"),
+        (
+            f"streams:\n  - {CHAT.replace('{rate: 1 /s}', '{rate: 1 /s, envelope: {kind: weekly, preset: azure-2024-cod}}')}\n",
+            2,
+            "azure-2024-code",
+        ),
     ],
 )
 def test_messages_name_line_and_reason(text, line, message):
     with pytest.raises(SpecError) as error:
         workload(text)
-    assert any(problem.mark.line == line and message in str(problem) for problem in error.value.problems), str(error.value)
+    assert any(problem.mark.line == line and message in str(problem) for problem in error.value.problems), str(
+        error.value
+    )
 
 
 def test_lengths_are_plain_whole_numbers():

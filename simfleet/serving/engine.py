@@ -20,7 +20,7 @@ class Engine(Spec):
     num_kv_blocks: int | None = Field(None, ge=1, description="KV blocks per replica; None: from the device's memory")
     memory_fraction: Fraction = Field(0.9, description="Share of device memory the engine may use")
     reserve: Bytes = Field(2e9, description="Activations, graphs and buffers, per device")
-    queue_limit: int | None = Field(None, ge=0, description="Requests that may wait at a replica; one more is rejected")
+    queue_limit: int | None = Field(None, ge=1, description="Requests that may wait at a replica; one more is rejected")
     host: Seconds = Field(0.59e-3, description="Host time per step")
     per_sequence: Seconds = Field(10e-6, description="Host time per sampled sequence and step")
     launch_factor: float = Field(0.77, gt=0, description="Kernel launch time against the operator tables'")
