@@ -3,12 +3,12 @@
 import json
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simfleet.records import Status
+from simfleet.records import Status, request_table
 from simfleet.report import plots, summary
 from simfleet.report.metrics import summarise, tpot_s
 from simfleet.report.shares import BOUNDARIES
@@ -42,8 +42,11 @@ class Result:
 
     @property
     def requests(self) -> "pd.DataFrame":
-        """One row per request, in order of arrival: names of stream, class, pool and status, times [s], tokens, and, where kept,
-        input tokens, replica, preemptions, device-seconds and joules."""  # fmt: skip
+        """One row per request, in order of arrival: names of stream, class, pool and status, times [s], output tokens, and, unless
+        `simulate(..., requests=False)`, replica, input tokens, preemptions, device-seconds and joules.
+
+        Asking for one of these that was not kept raises KeyError saying so.
+        """  # fmt: skip
         import pandas as pd  # noqa: PLC0415 - heavy: only who wants a table waits for it
 
         run, rows = self.run, self.run.requests
@@ -56,7 +59,8 @@ class Result:
         table["status"] = _names(rows["status"], [status.name.lower() for status in Status])
         table["tpot_s"] = tpot_s(run)
         table.index.name = "request"
-        return table
+        missing = [name for name in request_table(detail=True).array().dtype.names or () if name not in table]
+        return _without(table, missing) if missing else table
 
     @property
     def timeline(self) -> "pd.DataFrame":
@@ -71,8 +75,9 @@ class Result:
         """Joules of every pool (rows) at the four boundaries (columns)."""
         import pandas as pd  # noqa: PLC0415
 
-        pools = {pool["name"]: pool["energy"]["joules"] for pool in self.summary["pools"]}
-        return pd.DataFrame.from_dict(pools, orient="index", columns=list(BOUNDARIES)).rename_axis("pool")
+        pools = {pool["name"]: list(pool["energy"]["joules"].values()) for pool in self.summary["pools"]}
+        columns = [f"{boundary}_j" for boundary in BOUNDARIES]
+        return pd.DataFrame.from_dict(pools, orient="index", columns=columns).rename_axis("pool")
 
     @cached_property
     def plot(self) -> Plots:
@@ -81,7 +86,7 @@ class Result:
 
     def json(self) -> str:
         """report.json as text."""
-        return json.dumps(self.summary, indent=2) + "\n"
+        return json.dumps(self.summary, indent=2, allow_nan=False) + "\n"
 
     def text(self) -> str:
         """One screen of plain text."""
@@ -91,18 +96,20 @@ class Result:
         """report.md as text."""
         return summary.markdown(self.summary)
 
-    def save(self, folder: Path | str, requests: str | None = None) -> None:
+    def save(self, folder: Path | str, requests: str | Literal[False] | None = False) -> None:
         """Write report.json, report.md, timeline.csv, the plots as PNG and SVG, and with `requests` ("csv" or "parquet") the requests.
 
-        The same run writes the same bytes. Raises OSError where the folder cannot be written.
+        The same run writes the same bytes. Raises ValueError for another kind of file, OSError where the folder cannot be written.
         """
+        if requests not in (None, False, "csv", "parquet"):
+            raise ValueError(f"expected `requests` to be one of csv, parquet, False, got `{requests}`")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "report.json").write_text(self.json(), encoding="utf-8")
-        (folder / "report.md").write_text(self.markdown(), encoding="utf-8")
-        self.timeline.to_csv(folder / "timeline.csv", index=False)
+        (folder / "report.json").write_text(self.json(), encoding="utf-8", newline="\n")
+        (folder / "report.md").write_text(self.markdown(), encoding="utf-8", newline="\n")
+        self.timeline.to_csv(folder / "timeline.csv", index=False, lineterminator="\n")
         if requests == "csv":
-            self.requests.to_csv(folder / "requests.csv")
+            self.requests.to_csv(folder / "requests.csv", lineterminator="\n")
         elif requests == "parquet":
             self.requests.to_parquet(folder / "requests.parquet")
         plots.save(self.run, folder)
@@ -132,6 +139,22 @@ def _names(codes: NDArray[Any], names: list[str]) -> "pd.Categorical[str]":
     return pd.Categorical.from_codes(codes.astype(int).tolist(), pd.Index(names))
 
 
+def _without(table: "pd.DataFrame", missing: list[str]) -> "pd.DataFrame":
+    """The same table, which says how to get the columns that were not kept."""
+    import pandas as pd  # noqa: PLC0415
+
+    class WithoutDetail(pd.DataFrame):
+        def __getitem__(self, key: Any) -> Any:
+            if isinstance(key, str) and key in missing:
+                raise KeyError(f"`{key}` was not kept in this run; simulate(scenario, requests=True) keeps it")
+            return super().__getitem__(key)
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return pd.DataFrame(self).__reduce_ex__(protocol)
+
+    return WithoutDetail(table)
+
+
 HTML = """<div><b>{{ headline[0] }}</b>{% for line in headline[1:] %}<br>{{ line }}{% endfor %}
 {% for table in tables %}<h4>{{ table.heading }}</h4><table><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% endfor %}</div>"""
+{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% for note in table.notes %}<p>{{ note }}</p>{% endfor %}{% endfor %}</div>"""

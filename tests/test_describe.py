@@ -91,8 +91,8 @@ def test_poisson_has_dispersion_one() -> None:
 )
 def test_azure_goldens(file: str, wanted: tuple[float, ...], gap_cv: float) -> None:
     """Published with the workload notes: dispersion at 1/10/60/300 s to two or three figures."""
-    trace = Trace(file=str(SHARED / f"AzureLLMInferenceTrace_{file}.csv.gz"), format="azure-2023")
-    text = f"- {{name: a, model: llama-3.1-8b, trace: {{file: {trace.file}, format: azure-2023}}}}"
+    path = SHARED / f"AzureLLMInferenceTrace_{file}.csv.gz"
+    text = f"- {{name: a, model: llama-3.1-8b, trace: {{file: {path}, format: azure-2023}}}}"
     one = describe.streams(workload(text))["a"]
     assert [window["dispersion"] for window in one["windows_s"].values()] == pytest.approx(wanted, rel=0.02)
     assert one["gap_cv"] == pytest.approx(gap_cv, rel=0.01)
@@ -159,8 +159,8 @@ def test_text_shows_figures_drops_and_hits(tmp_path: Path) -> None:
     lines = describe.text(described).splitlines()
     assert lines[:3] == [
         "replay",
-        "  699 requests in 699 s, 1 /s; CV of gaps 0.03784",
-        "  1 bad rows of the file were dropped",
+        "  699 requests in 699 s, 1 /s; CV of gaps 0.03777",
+        "  bad rows of the file, dropped: 1",
     ]
     assert lines[3].split() == ["window", "1", "s", "10", "s", "60", "s", "300", "s"]
     assert lines[4].split()[0] == "dispersion"

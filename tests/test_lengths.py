@@ -36,6 +36,9 @@ MANY = {
     "empirical": length("empirical", quantiles={0: 3, 0.5: 1020, 0.9: 4000, 1: 14050}),
     "clipped empirical": length("empirical", quantiles={0: 3, 0.5: 1020, 0.9: 4000, 1: 14050}, min=500, max=5000),
     "clipped uniform": length("uniform", low=10, high=29, min=15, max=20),
+    "uniform above its limit": length("uniform", low=10, high=29, max=8),
+    "lognormal without a spread": length("lognormal", median=500, sigma=0.0),
+    "empirical with a step": length("empirical", quantiles={0: 5, 0.3: 5, 1: 25}),
     "mixture": length(
         "mixture",
         parts=[

@@ -165,7 +165,9 @@ def test_an_engine_follows_one_attention_limit():
     model["layers"] = [{**model["layers"][0], "attention": {**window, "limit": limit}} for limit in (1024, 4096)]
     model["layers"].append(Library().data("models", "llama-3.1-8b")["layers"][0])
     both = {"workload.streams.chat.model": model, "pools.chat.model": model}
-    assert messages(*both.items()) == ["pools.chat.model: expected at most one attention limit, got a model with [1024, 4096]"]
+    assert messages(*both.items()) == [
+        "pools.chat.model: expected at most one attention limit, got a model with [1024, 4096]"
+    ]
 
 
 def test_a_region_has_to_be_known_where_the_stream_may_be_served_only():
@@ -197,6 +199,15 @@ def test_a_model_that_does_not_fit_says_what_would():
     assert messages(*both.items(), ("pools.chat.tensor_parallel", 4))[0].endswith("tensor_parallel 8 would fit")
     scenario = load(MINIMAL, {**both, "pools.chat.tensor_parallel": 8})
     assert scenario.pools["chat"].kv_blocks() >= 1
+    five = {
+        "workload.streams.chat.model": "qwen2.5-32b",
+        "pools.chat.model": "qwen2.5-32b",
+        "pools.chat.device": "nvidia-l4",
+    }
+    (message,) = messages(*five.items(), ("pools.chat.engine.memory_fraction", 0.7))
+    assert message.endswith(
+        "tensor_parallel 8 would fit"
+    )  # 5 divides its 40 heads, but nobody measured an all-reduce of 5
     assert "no tensor_parallel would fit" in messages(*both.items(), ("pools.chat.precision", "bf16"))[0]
 
 

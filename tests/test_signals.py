@@ -64,8 +64,18 @@ def test_an_area_that_is_never_gathered_takes_for_ever():
     assert Signal.steps([0, 10], [0, 0], period_s=20).inverse(1, 0) == inf
 
 
-def test_zero_area_takes_no_time():
-    assert Signal.steps([0, 10, 20], [1, 0, 1]).inverse(0, 15) == 15
+def test_the_inverse_is_the_earliest_time():
+    gap = Signal.steps([0, 10, 20], [1, 0, 1])
+    assert gap.inverse(10, 0) == 10
+    assert gap.inverse(10.5, 0) == 20.5
+    assert gap.inverse(0, 15) == 15
+
+
+def test_the_inverse_may_begin_before_the_first_knot():
+    late = Signal.lines([10, 20], [2, 4])
+    assert late.inverse(6, 0) == 3
+    assert late.integral(0, late.inverse(50, 0)) == pytest.approx(50)
+    assert Signal.lines([5], [3]).integral(0, 10) == 30
 
 
 def test_a_price_may_be_negative_but_not_inverted():

@@ -113,7 +113,7 @@ def test_values_mean_what_they_say(text, value):
         ("a: &a [*a]", "1:8", "unknown alias `*a`"),
         ("a: 1\n---\nb: 1", "2:1", "expected one document"),
         ("a:\n\tb: 1", "2:1", "got a tab"),
-        ("a: [1", "2:1", "not YAML"),
+        ("a: [1\n", "2:1", "not YAML"),
         ("a: 'x", "1:6", "not YAML"),
         ("a: \x07", "1:4", "control character U+0007"),
         ("a: 1\nb: \x00", "2:4", "control character U+0000"),

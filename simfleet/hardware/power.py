@@ -9,6 +9,7 @@ def run_energy(t_first: float, t_slope: float, e_first: float, e_slope: float, s
 
     t_first, t_slope -- [s]
     e_first, e_slope -- [J], before the limit
+    steps            -- at least 1
     limit_w          -- [W]
     """
     last = steps - 1
@@ -18,14 +19,12 @@ def run_energy(t_first: float, t_slope: float, e_first: float, e_slope: float, s
         return steps * (e_first + e_slope * last / 2)
     if over_first >= 0.0 and over_last >= 0.0:
         return limit_w * steps * (t_first + t_slope * last / 2)
-    head = min(
-        int(over_first / (over_first - over_last) * last) + 1, last
-    )  # steps before the limit binds, or ceases to
-    tail = steps - head
-    free_first, capped_first = (0, head) if over_first < 0.0 else (head, 0)
-    free, capped = (head, tail) if over_first < 0.0 else (tail, head)
-    uncapped_j = free * (e_first + e_slope * (free_first + (free - 1) / 2))
-    return uncapped_j + limit_w * capped * (t_first + t_slope * (capped_first + (capped - 1) / 2))
+    # steps [0, head) lie on the first step's side of the limit, [head, steps) on the other
+    head = min(int(over_first / (over_first - over_last) * last) + 1, last)
+    tail, middle = steps - head, (head + last) / 2
+    head_t, tail_t = head * (t_first + t_slope * (head - 1) / 2), tail * (t_first + t_slope * middle)
+    head_e, tail_e = head * (e_first + e_slope * (head - 1) / 2), tail * (e_first + e_slope * middle)
+    return head_e + limit_w * tail_t if over_first < 0.0 else limit_w * head_t + tail_e
 
 
 def idle_j(gap_w: float, idle_w: float, delay_s: float, duration_s: float) -> float:

@@ -3,33 +3,46 @@
 from math import exp
 from typing import NamedTuple
 
-from simfleet.hardware.profile import Gemm
+from simfleet.hardware.profile import Gemm, StepConstants
 
-LAUNCH, COMPUTE, MEMORY, LINK = "kernel launch", "compute", "memory bandwidth", "interconnect"
+LAUNCH, COMPUTE, MEMORY, LINK, HOST = "kernel launch", "compute", "memory bandwidth", "interconnect", "host"
+ELEMENTWISE_KERNELS, ELEMENTWISE_S = 4, 2.5e-6
+"""Kernels of a layer besides products and attention, and the launch time of one [s] (fitted, docs/physics.md)."""
 
 
 class Operator(NamedTuple):
-    """What an operator asks of the device: seconds of each resource, bytes of memory traffic, floating-point operations."""
+    """What an operator asks of a device: seconds of each resource, bytes of memory traffic, floating-point operations.
+
+    `flops` count as energy does: one of a narrow format weighs as much less than a 16-bit one as it is faster at its peak.
+    """
 
     name: str
     launch_s: float = 0.0
     compute_s: float = 0.0
     memory_s: float = 0.0
     link_s: float = 0.0
+    host_s: float = 0.0
     bytes: float = 0.0
     flops: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Launch + max(compute, memory) + link [s]."""
-        return self.launch_s + max(self.compute_s, self.memory_s) + self.link_s
+        """Launch + max(compute, memory) + link + host [s]."""
+        return self.launch_s + max(self.compute_s, self.memory_s) + self.link_s + self.host_s
 
     def by_resource(self) -> dict[str, float]:
-        """The same seconds by what they wait for [s]."""
-        bound = COMPUTE if self.compute_s > self.memory_s else MEMORY
-        return {LAUNCH: self.launch_s, bound: max(self.compute_s, self.memory_s), LINK: self.link_s}
+        """The same seconds by what they wait for [s]: compute or memory, whichever is slower, and not both."""
+        slower = COMPUTE if self.compute_s > self.memory_s else MEMORY
+        roof_s = max(self.compute_s, self.memory_s)
+        return {LAUNCH: self.launch_s, slower: roof_s, LINK: self.link_s, HOST: self.host_s}
 
-    def times(self, count: int) -> "Operator":
+    @property
+    def bound(self) -> str:
+        """The resource that takes most of its time."""
+        waits = self.by_resource()
+        return max(waits, key=lambda resource: waits[resource])
+
+    def times(self, count: float) -> "Operator":
         """The same operator `count` times."""
         return Operator(self.name, *(count * number for number in self[1:]))
 
@@ -48,15 +61,38 @@ def gemm(
     """
     flops = 2.0 * tokens * weights
     compute_s = flops / (constants.compute.value * peak)
-    return Operator(
-        name, launch * constants.t0.value, compute_s, moved / (constants.bandwidth.value * bandwidth), 0.0, moved, flops
-    )
+    memory_s = moved / (constants.bandwidth.value * bandwidth)
+    return Operator(name, launch * constants.t0.value, compute_s, memory_s, bytes=moved, flops=flops)
+
+
+def experts(
+    step: StepConstants, peak: float, bandwidth: float, launch: float, flops: float, read: float, passed_s: float
+) -> Operator:
+    """Fused routed experts: launch * t0m + max(flops / (efm*peak), read / (ebm*BW)) + passed.
+
+    peak, bandwidth, launch -- as of `gemm`
+    flops    -- 2 * T * k * weights of one expert on this device
+    read     -- weights of the experts touched [B]: `experts_touched` * weights * bytes
+    passed_s -- rows gathered to experts and their outputs summed up again [s]
+    """
+    compute_s = flops / (step.moe_compute.value * peak) + passed_s
+    memory_s = read / (step.moe_bandwidth.value * bandwidth) + passed_s
+    return Operator("experts", launch * step.moe_t0.value, compute_s, memory_s, bytes=read, flops=flops)
+
+
+def experts_touched(experts: int, per_token: int, tokens: float) -> float:
+    """Expected experts that `tokens` tokens reach when each picks `per_token` independently: E * (1 - exp(-k*T / E)).
+
+    At least those that one token picks. Even routing is the limit theta -> 0 of skewed coverage; skew touches fewer.
+    """
+    return max(experts * (1.0 - exp(-per_token * tokens / experts)), float(min(per_token, experts)))
 
 
 def elementwise(bandwidth: float, efficiency: float, launch: float, tokens: float, hidden: int) -> Operator:
-    """Norms, rotations and residuals of one layer: four kernels of 2.5 us, and 16 bytes per token and hidden element."""
+    """Norms, rotations, KV writes and residuals of one layer: four kernels of 2.5 us, and 16 bytes per token and hidden element."""
     moved = 16.0 * tokens * hidden
-    return Operator("elementwise", 4 * 2.5e-6 * launch, 0.0, moved / (efficiency * bandwidth), 0.0, moved)
+    launch_s = ELEMENTWISE_KERNELS * ELEMENTWISE_S * launch
+    return Operator("elementwise", launch_s, memory_s=moved / (efficiency * bandwidth), bytes=moved)
 
 
 def all_reduce(
@@ -68,11 +104,3 @@ def all_reduce(
     """
     passed = 2.0 * tokens * hidden * 2.0 * (devices - 1) / devices
     return Operator("all-reduce", launch * alpha_s, link_s=passed / (efficiency * link))
-
-
-def experts_touched(experts: int, per_token: int, tokens: float) -> float:
-    """Expected experts that `tokens` tokens reach when each picks `per_token` independently: E * (1 - exp(-k*T / E)).
-
-    At least those that one token picks. Even routing is the limit theta -> 0 of skewed coverage; skew touches fewer.
-    """
-    return max(experts * (1.0 - exp(-per_token * tokens / experts)), float(min(per_token, experts)))

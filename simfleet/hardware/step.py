@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from simfleet.hardware.profile import Gemm, Precision, Profile
-from simfleet.hardware.roofline import Operator, all_reduce, elementwise, experts_touched, gemm
+from simfleet.hardware.roofline import Operator, all_reduce, elementwise, experts, experts_touched, gemm
 from simfleet.workload.models import BYTES_PER_ELEMENT, LayerGroup, Model, Part
 
-HOST = "host"
 SIXTEEN_BITS: tuple[Precision, ...] = ("bf16", "fp16")
 PARTS: tuple[Part, ...] = ("attention", "mlp", "expert", "lm_head")
 DecodeLine = tuple[float, float, float, float, float, float]
+Cost = tuple[float, float]
+"""Seconds and joules."""
 
 
 class Precisions(NamedTuple):
@@ -30,20 +31,29 @@ class HostConstants(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """All attention layers of one kind, on one device.
+    """All attention layers of one kind on one device: what each token of context costs.
 
-    Reading one token of context in a decode step takes `decode_s`; a prefill takes the slower of `pair_s` per query-key pair and
-    `key_s` per key. `key_bytes` and `pair_flops` count their traffic and arithmetic.
+    A decode step takes the slower of `key_s` and `decode_s` per token of context; a prompt chunk the slower of `key_s` per key
+    and `pair_s` per query-key pair. `key_bytes` [B], `decode_flops` and `pair_flops` are the work behind these seconds.
     """
 
     limited: bool
+    key_s: float
     decode_s: float
     pair_s: float
-    key_s: float
     key_bytes: float
-    pair_flops: float
     decode_flops: float
-    memory_bound: bool
+    pair_flops: float
+
+    def decode(self, seen: float) -> Operator:
+        """One query per sequence over `seen` tokens of context in all."""
+        moved, flops = self.key_bytes * seen, self.decode_flops * seen
+        return Operator("attention, decode", 0.0, self.decode_s * seen, self.key_s * seen, bytes=moved, flops=flops)
+
+    def prefill(self, pairs: float, keys: float) -> Operator:
+        """Prompt chunks of `pairs` query-key pairs over `keys` keys."""
+        moved, flops = self.key_bytes * keys, self.pair_flops * pairs
+        return Operator("attention, prefill", 0.0, self.pair_s * pairs, self.key_s * keys, bytes=moved, flops=flops)
 
 
 def attended(prefix: int, tokens: int) -> int:
@@ -83,17 +93,22 @@ class StepCost:
         self._bandwidth = profile.memory.bandwidth.value
         self._check()
         self.limit = _one_limit(model)
-        power = profile.power
-        self.limit_w, self.idle_w, self.gap_w = (
-            watts.value * tensor_parallel for watts in (power.limit, power.idle, power.gap)
+        watts = profile.power
+        self.limit_w, self.idle_w, self.gap_w, self._busy_w = (
+            fact.value * tensor_parallel for fact in (watts.limit, watts.idle, watts.gap, watts.busy)
         )
+        self._byte_j, self._flop_j = (fact.value * tensor_parallel for fact in (watts.per_byte, watts.per_flop))
+        self._halves = sum(group.count * (bool(group.out) + bool(group.mlp or group.experts)) for group in model.groups)
         self._attention = [self._attention_of(group) for group in model.groups if group.kv_elements]
-        self._launch_s = len(self._attention) and host.launch_factor * profile.step.decode_attention_t0.value * sum(
-            group.count for group in model.groups if group.kv_elements
-        )
-        self._decode_lines: dict[int, DecodeLine] = {}
-        self._trunks: dict[int, tuple[float, float]] = {}
-        self._heads: dict[int, tuple[float, float]] = {}
+        self._chunk_rates = [
+            (part.limited, part.pair_s, part.key_s, part.pair_flops * self._flop_j, part.key_bytes * self._byte_j)
+            for part in self._attention
+        ]
+        self._prompt_fixed, self._prompt_token = self._cost(self._launches()), self._cost([self._scan(1)])
+        self._lines: dict[int, DecodeLine] = {}
+        self._trunks: dict[int, Cost] = {}
+        self._heads: dict[int, Cost] = {}
+        self._fixed: dict[int, Cost] = {}
 
     # -- what the engine asks ------------------------------------------------------------------------------------------
 
@@ -103,14 +118,11 @@ class StepCost:
         With S the summed context, the token being written included, and W the sum of min(context, limit):
         seconds = t0 + t_ctx*S + t_lim*W, joules = e0 + e_ctx*S + e_lim*W.
         """
-        line = self._decode_lines.get(rows)
-        if line is None:
-            line = self._decode_lines[rows] = self._decode_line(rows)
-        return line
+        return self._lines.get(rows) or self._line(rows)
 
     def mixed(
         self, tokens: int, sampled: int, rows: int, context: int, limited: int, pairs: int, keys: int, pairs_limited: int, keys_seen: int
-    ) -> tuple[float, float]:  # fmt: skip
+    ) -> Cost:  # fmt: skip
         """Seconds and joules of a step of `tokens` tokens: `rows` decodes, the rest prompt chunks; `sampled` rows emit a token.
 
         context, limited           -- S and W of the decodes, as in `decode`
@@ -121,143 +133,147 @@ class StepCost:
         head = self._heads.get(sampled) or self._head(sampled)
         seconds, joules = trunk[0] + head[0], trunk[1] + head[1]
         if rows:
-            _, t_ctx, t_lim, _, e_ctx, e_lim = self.decode(rows)
-            fixed_s, fixed_j = self._rows(rows)
-            seconds += fixed_s + t_ctx * context + t_lim * limited
-            joules += fixed_j + e_ctx * context + e_lim * limited
-        if pairs:
-            prefill_s, prefill_j = self._prefill(pairs, keys, pairs_limited, keys_seen)
-            seconds += prefill_s
-            joules += prefill_j
+            _, t_ctx, t_lim, _, e_ctx, e_lim = self._lines.get(rows) or self._line(rows)
+            fixed = self._fixed[rows]
+            seconds = seconds + fixed[0] + t_ctx * context + t_lim * limited
+            joules = joules + fixed[1] + e_ctx * context + e_lim * limited
+        if tokens > rows:
+            prompt = self._prompt(tokens - rows, pairs, keys, pairs_limited, keys_seen)
+            return seconds + prompt[0], joules + prompt[1]
         return seconds, joules
 
-    def binding(self, rows: int, context: int) -> dict[str, float]:
-        """Seconds of a decode step of `rows` sequences of `context` tokens each, by the resource that they wait for."""
-        host_s = self._host.host_s + self._host.per_sequence_s * rows
-        waits = {HOST: host_s}
-        for operator in [*self.trunk_operators(rows), self.head_operator(rows), *self._decode_operators(rows, context)]:
+    def explain(self, rows: int, context: int, prompt: int = 0) -> list[Operator]:
+        """Operators of a step, alike layers summed: `rows` decodes of `context` tokens each and a whole prompt of `prompt` tokens.
+
+        Their seconds add up to the step's.
+        """
+        sampled = rows + (prompt > 0)
+        host_s = self._host.host_s + self._host.per_sequence_s * sampled
+        operators = [
+            Operator("host", host_s=host_s),
+            *self._trunk_operators(rows + prompt),
+            self._head_operator(sampled),
+        ]
+        if rows:
+            least = min(context, self.limit or context)
+            operators += [part.decode(rows * (least if part.limited else context)) for part in self._attention]
+            operators += [*self._launches(), self._states(rows)]
+        if prompt:
+            pairs, limit = attended(0, prompt), self.limit or prompt
+            limited = attended_limited(0, prompt, limit), keys_limited(0, prompt, limit)
+            operators += [part.prefill(*(limited if part.limited else (pairs, prompt))) for part in self._attention]
+            operators += [*self._launches(), self._scan(prompt)]
+        return [operator for operator in operators if operator.seconds]
+
+    def binding(self, rows: int, context: int, prompt: int = 0) -> dict[str, float]:
+        """Seconds of the step of `explain` by the resource that they wait for."""
+        waits: dict[str, float] = {}
+        for operator in self.explain(rows, context, prompt):
             for resource, seconds in operator.by_resource().items():
                 waits[resource] = waits.get(resource, 0.0) + seconds
         return waits
 
-    # -- parts of a step -----------------------------------------------------------------------------------------------
+    # -- parts of a step, remembered -----------------------------------------------------------------------------------
 
-    def _decode_line(self, rows: int) -> DecodeLine:
-        slopes = [0.0, 0.0, 0.0, 0.0]
-        for part in self._attention:
-            slopes[part.limited] += part.decode_s
-            slopes[2 + part.limited] += self._joules(part.decode_s, part.key_bytes, part.decode_flops)
-        parts = [self._trunk(rows), self._head(rows), self._rows(rows)]
-        t0, e0 = sum(part[0] for part in parts), sum(part[1] for part in parts)
-        return (t0, slopes[0], slopes[1], e0, slopes[2], slopes[3])
-
-    def _trunk(self, tokens: int) -> tuple[float, float]:
-        """What depends on the number of tokens alone: projections, MLP or experts, elementwise, all-reduce."""
-        operators = list(self.trunk_operators(tokens))
-        seconds = sum(operator.seconds for operator in operators)
-        moved, flops = sum(operator.bytes for operator in operators), sum(operator.flops for operator in operators)
-        per_token = (
-            self._profile.power.per_token_layer.value * tokens * sum(group.count for group in self._model.groups)
+    def _line(self, rows: int) -> DecodeLine:
+        trunk, head = self._trunk(rows), self._head(rows)
+        fixed = self._fixed[rows] = self._cost([*self._launches(), self._states(rows)])
+        all_see, limited = (
+            self._cost([part.decode(1) for part in self._attention if part.limited is kind]) for kind in (False, True)
         )
-        self._trunks[tokens] = (seconds, self._joules(seconds, moved, flops) + per_token * self.devices)
-        return self._trunks[tokens]
+        t0, e0 = trunk[0] + head[0] + fixed[0], trunk[1] + head[1] + fixed[1]
+        line = self._lines[rows] = (t0, all_see[0], limited[0], e0, all_see[1], limited[1])
+        return line
 
-    def _head(self, sampled: int) -> tuple[float, float]:
+    def _trunk(self, tokens: int) -> Cost:
+        """What depends on the number of tokens alone: projections, MLP or experts, elementwise, all-reduce."""
+        seconds, joules = self._cost(self._trunk_operators(tokens))
+        per_token_j = self._profile.power.per_token_layer.value * self.devices * self._halves / 2
+        cost = self._trunks[tokens] = (seconds, joules + per_token_j * tokens)
+        return cost
+
+    def _head(self, sampled: int) -> Cost:
         """What depends on the rows that emit a token: the LM head, and the host, while which the device waits."""
-        operator = self.head_operator(sampled)
+        seconds, joules = self._cost([self._head_operator(sampled)])
         host_s = self._host.host_s + self._host.per_sequence_s * sampled
-        joules = self._joules(operator.seconds, operator.bytes, operator.flops) + self.gap_w * host_s
-        self._heads[sampled] = (operator.seconds + host_s, joules)
-        return self._heads[sampled]
+        cost = self._heads[sampled] = (seconds + host_s, joules + self.gap_w * host_s)
+        return cost
 
-    def _rows(self, rows: int) -> tuple[float, float]:
-        """What decode attention takes whatever the context: launches, and the states of linear layers."""
-        operators = self._state_operators(rows)
-        seconds = self._launch_s + sum(operator.seconds for operator in operators)
-        return seconds, self._joules(seconds, sum(operator.bytes for operator in operators), 0.0)
+    def _prompt(self, tokens: int, pairs: int, keys: int, pairs_limited: int, keys_seen: int) -> Cost:
+        """Attention of the prompt chunks of a step, `tokens` tokens in all."""
+        busy_s = 0.0
+        joules = self._prompt_fixed[1] + self._prompt_token[1] * tokens
+        for limited, pair_s, key_s, pair_j, key_j in self._chunk_rates:
+            a, k = (pairs_limited, keys_seen) if limited else (pairs, keys)
+            compute_s, memory_s = pair_s * a, key_s * k
+            busy_s += compute_s if compute_s > memory_s else memory_s
+            joules += pair_j * a + key_j * k
+        return busy_s + self._prompt_fixed[0] + self._prompt_token[0] * tokens, joules + self._busy_w * busy_s
 
-    def _prefill(self, pairs: int, keys: int, pairs_limited: int, keys_seen: int) -> tuple[float, float]:
-        """Attention of the prompt chunks of a step."""
-        seconds, moved, flops = self._launch_s, 0.0, 0.0
-        for part in self._attention:
-            a, k = (pairs_limited, keys_seen) if part.limited else (pairs, keys)
-            seconds += max(part.pair_s * a, part.key_s * k)
-            moved += part.key_bytes * k
-            flops += part.pair_flops * a
-        return seconds, self._joules(seconds, moved, flops)
-
-    def _joules(self, busy_s: float, moved: float, flops: float) -> float:
-        """E = (P_busy*t + e_byte*bytes + e_flop*flops) * devices [J]; bytes and 16-bit-equivalent flops of one device."""
-        power = self._profile.power
-        return (power.busy.value * busy_s + power.per_byte.value * moved + power.per_flop.value * flops) * self.devices
+    def _cost(self, operators: Iterator[Operator] | list[Operator]) -> Cost:
+        """Seconds, and E = (P_busy*t + e_byte*bytes + e_flop*flops) * devices [J]."""
+        seconds = joules = 0.0
+        for operator in operators:
+            seconds += operator.seconds
+            joules += self._byte_j * operator.bytes + self._flop_j * operator.flops
+        return seconds, joules + self._busy_w * seconds
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
-    def trunk_operators(self, tokens: int) -> Iterator[Operator]:
+    def _trunk_operators(self, tokens: int) -> Iterator[Operator]:
         """All operators, layers summed, whose work depends on the number of tokens alone."""
-        step, launch = self._profile.step, self._host.launch_factor
-        hidden, layers = self._model.hidden, sum(group.count for group in self._model.groups)
+        launch, hidden = self._host.launch_factor, self._model.hidden
         for group in self._model.groups:
-            for operator in (*self._projections(group, tokens), *self._feed_forward(group, tokens)):
+            for operator in self._products(group, tokens):
                 yield operator.times(group.count)
-        efficiency = self._constants(self._arithmetic("attention")).bandwidth.value
-        yield elementwise(self._bandwidth, efficiency, launch, tokens, hidden).times(layers)
-        if self.devices > 1 and step.all_reduce is not None and self._profile.scale_up is not None:
-            alpha_s, share = step.all_reduce.alpha.value[self.devices], step.all_reduce.efficiency.value[self.devices]
-            link = self._profile.scale_up.bandwidth.value
-            yield all_reduce(alpha_s, share, link, launch, tokens, hidden, self.devices).times(2 * layers)
+        efficiency = self._gemm_constants("attention").bandwidth.value
+        yield elementwise(self._bandwidth, efficiency, launch, tokens, hidden).times(self._halves / 2)
+        sums, link = self._profile.step.all_reduce, self._profile.scale_up
+        if self.devices > 1 and sums is not None and link is not None:
+            alpha_s, share = sums.alpha.value[self.devices], sums.efficiency.value[self.devices]
+            yield all_reduce(alpha_s, share, link.bandwidth.value, launch, tokens, hidden, self.devices).times(
+                self._halves
+            )
 
-    def head_operator(self, sampled: int) -> Operator:
-        """The LM head, for the rows that emit a token."""
-        return self._gemm("LM head", "lm_head", sampled, self._model.lm_head)
-
-    def _projections(self, group: LayerGroup, tokens: int) -> Iterator[Operator]:
-        yield self._gemm("QKV", "attention", tokens, group.qkv)
-        yield self._gemm("attention out", "attention", tokens, group.out)
-
-    def _feed_forward(self, group: LayerGroup, tokens: int) -> Iterator[Operator]:
-        if group.mlp:
-            yield self._gemm("MLP up", "mlp", tokens, group.mlp * 2 // 3)
-            yield self._gemm("MLP down", "mlp", tokens, group.mlp - group.mlp * 2 // 3)
+    def _products(self, group: LayerGroup, tokens: int) -> Iterator[Operator]:
+        """Matrix products of one layer."""
+        if group.out:
+            yield self._gemm("QKV", "attention", tokens, group.qkv)
+            yield self._gemm("attention out", "attention", tokens, group.out)
+        router = self._model.hidden * group.experts
+        if dense := group.mlp - router:
+            up = dense * 2 // 3
+            yield self._gemm("MLP up", "mlp", tokens, up)
+            yield self._gemm("MLP down", "mlp", tokens, dense - up)
         if group.experts:
+            yield self._gemm("router", "mlp", tokens, router)
             yield self._experts(group, tokens)
+
+    def _head_operator(self, sampled: int) -> Operator:
+        return self._gemm("LM head", "lm_head", sampled, self._model.lm_head)
 
     def _gemm(self, name: str, part: Part, tokens: int, weights: int) -> Operator:
         arithmetic, on_device = self._arithmetic(part), weights / self.devices
         activations = (self._model.hidden + on_device / self._model.hidden) * BYTES_PER_ELEMENT[arithmetic]
         moved = on_device * self._model.element_bytes(part, self._precision.weights) + tokens * activations
-        constants, peak = self._constants(arithmetic), self._profile.flops[arithmetic].value
+        constants, peak = self._gemm_constants(part), self._profile.flops[arithmetic].value
         operator = gemm(name, constants, peak, self._bandwidth, self._host.launch_factor, tokens, on_device, moved)
         return operator._replace(flops=operator.flops * self._flop_weight(arithmetic))
 
     def _experts(self, group: LayerGroup, tokens: int) -> Operator:
         """Routed experts: those touched are read whole, each token computes its own."""
-        step, arithmetic, k = self._profile.step, self._arithmetic("expert"), group.experts_per_token
-        weights = group.expert / self.devices
-        flops = 2.0 * tokens * k * weights
-        read = (
-            experts_touched(group.experts, k, tokens)
-            * weights
-            * self._model.element_bytes("expert", self._precision.weights)
-        )
-        passed = 8.0 * tokens * k * self._model.hidden
-        efficiency = self._constants(arithmetic).bandwidth.value
-        memory_s = read / (step.moe_bandwidth.value * self._bandwidth)
-        compute_s = flops / (step.moe_compute.value * self._profile.flops[arithmetic].value)
-        extra_s = passed / (efficiency * self._bandwidth)
-        launch_s = self._host.launch_factor * step.moe_t0.value
-        return Operator(
-            "experts",
-            launch_s,
-            compute_s + extra_s,
-            memory_s + extra_s,
-            0.0,
-            read + passed,
-            flops * self._flop_weight(arithmetic),
-        )
+        arithmetic, weights = self._arithmetic("expert"), group.expert / self.devices
+        picks = tokens * group.experts_per_token
+        touched = experts_touched(group.experts, group.experts_per_token, tokens)
+        read = touched * weights * self._model.element_bytes("expert", self._precision.weights)
+        passed = 8.0 * picks * self._model.hidden
+        passed_s = passed / (self._gemm_constants("expert").bandwidth.value * self._bandwidth)
+        step, peak, launch = self._profile.step, self._profile.flops[arithmetic].value, self._host.launch_factor
+        operator = experts(step, peak, self._bandwidth, launch, 2.0 * picks * weights, read, passed_s)
+        return operator._replace(bytes=read + passed, flops=operator.flops * self._flop_weight(arithmetic))
 
     def _attention_of(self, group: LayerGroup) -> Attention:
-        """Attention layers of one group, per token of context and per query-key pair."""
+        """Attention layers of one group, per token of context and per query-key pair. A latent cache is read in absorbed form."""
         step, tp = self._profile.step, self.devices
         peak = self._profile.flops[self._sixteen()].value * step.prefill_attention_compute.value
         bandwidth = self._bandwidth * step.decode_attention_bandwidth.value
@@ -265,43 +281,32 @@ class StepCost:
         key_bytes = group.count * group.kv_elements * BYTES_PER_ELEMENT[self._precision.kv] / shards
         pair_flops = group.count * 2.0 * group.heads * (group.head_dim + group.value_dim) / tp
         decode_flops = pair_flops if group.kv_sharded else group.count * 4.0 * group.heads * group.kv_elements / tp
-        key_s, decode_s = key_bytes / bandwidth, decode_flops / peak
-        return Attention(
-            group.limit is not None,
-            max(key_s, decode_s),
-            pair_flops / peak,
-            key_s,
-            key_bytes,
-            pair_flops,
-            decode_flops,
-            key_s >= decode_s,
-        )
+        limited, key_s = group.limit is not None, key_bytes / bandwidth
+        return Attention(limited, key_s, decode_flops / peak, pair_flops / peak, key_bytes, decode_flops, pair_flops)
 
-    def _decode_operators(self, rows: int, context: int) -> Iterator[Operator]:
-        yield Operator("attention", self._launch_s)
-        for part in self._attention:
-            seen = rows * (min(context, self.limit) if part.limited and self.limit is not None else context)
-            memory_s, compute_s = (part.decode_s * seen, 0.0) if part.memory_bound else (0.0, part.decode_s * seen)
-            yield Operator("attention", 0.0, compute_s, memory_s, 0.0, part.key_bytes * seen, part.decode_flops * seen)
-        yield from self._state_operators(rows)
-
-    def _state_operators(self, rows: int) -> list[Operator]:
-        """Linear layers read and write one state per sequence and step."""
-        bandwidth = self._bandwidth * self._profile.step.decode_attention_bandwidth.value
+    def _launches(self) -> list[Operator]:
+        """One attention kernel per layer, for all decodes or for all chunks of a step."""
         launch_s = self._host.launch_factor * self._profile.step.decode_attention_t0.value
-        operators = []
-        for group in self._model.groups:
-            if group.state_elements:
-                moved = (
-                    2.0
-                    * rows
-                    * group.count
-                    * group.state_elements
-                    * BYTES_PER_ELEMENT[self._precision.kv]
-                    / self.devices
-                )
-                operators.append(Operator("states", group.count * launch_s, 0.0, moved / bandwidth, 0.0, moved))
-        return operators
+        layers = sum(group.count for group in self._model.groups if group.out)
+        return [Operator("attention", launch_s * layers)]
+
+    def _states(self, rows: int) -> Operator:
+        """Linear layers read and write one state per decoding sequence."""
+        bandwidth = self._bandwidth * self._profile.step.decode_attention_bandwidth.value
+        moved = 2.0 * rows * self._state_elements() * BYTES_PER_ELEMENT[self._precision.kv]
+        return Operator("states, decode", memory_s=moved / bandwidth, bytes=moved)
+
+    def _scan(self, tokens: int) -> Operator:
+        """Linear layers take prompt tokens up: 4 operations per element of the state and token (decay, update, read)."""
+        peak = self._profile.flops[self._sixteen()].value * self._profile.step.prefill_attention_compute.value
+        flops = 4.0 * tokens * self._state_elements()
+        return Operator("states, prefill", compute_s=flops / peak, flops=flops)
+
+    def _state_elements(self) -> float:
+        """Elements of one sequence's linear states on this device."""
+        return sum(
+            group.count * group.state_elements / min(self.devices, group.kv_heads) for group in self._model.groups
+        )
 
     # -- precisions ----------------------------------------------------------------------------------------------------
 
@@ -313,8 +318,8 @@ class StepCost:
     def _sixteen(self) -> Precision:
         return next((name for name in SIXTEEN_BITS if name in self._profile.flops), self._precision.activations)
 
-    def _constants(self, arithmetic: Precision) -> Gemm:
-        return self._profile.step.gemm[arithmetic]
+    def _gemm_constants(self, part: Part) -> Gemm:
+        return self._profile.step.gemm[self._arithmetic(part)]
 
     def _flop_weight(self, arithmetic: Precision) -> float:
         """Energy of an operation against a 16-bit one: as the peaks are, 16 bits to this precision."""
@@ -329,10 +334,11 @@ class StepCost:
             if arithmetic not in profile.flops or arithmetic not in profile.step.gemm:
                 known = ", ".join(name for name in profile.flops if name in profile.step.gemm)
                 raise ValueError(f"`{profile.name}` has no {arithmetic} arithmetic; it has: {known}")
-        if tp > 1 and (profile.step.all_reduce is None or profile.scale_up is None):
+        sums = profile.step.all_reduce
+        if tp != 1 and (sums is None or profile.scale_up is None):
             raise ValueError(f"`{profile.name}` has no scale-up link: expected tensor_parallel 1, got {tp}")
-        if tp > 1 and profile.step.all_reduce is not None and tp not in profile.step.all_reduce.alpha.value:
-            known = ", ".join(str(n) for n in (1, *profile.step.all_reduce.alpha.value))
+        if tp != 1 and sums is not None and not (tp in sums.alpha.value and tp in sums.efficiency.value):
+            known = ", ".join(str(n) for n in (1, *sums.alpha.value))
             raise ValueError(f"`{profile.name}` has all-reduce constants for tensor_parallel {known}, not {tp}")
 
 

@@ -1,12 +1,14 @@
 """Pictures of a run. Each takes `ax=None` and returns the axes; numbers come from metrics, never from here."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from simfleet.report.metrics import waterfall
-from simfleet.report.shares import caused
+from simfleet.report.cost import cost as money
+from simfleet.report.cost import waterfall
+from simfleet.report.metrics import tpot_s
+from simfleet.report.shares import whole
 from simfleet.run import Run
 
 if TYPE_CHECKING:
@@ -14,6 +16,25 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
+TITLES = {
+    "ttft_s": "Time to first token",
+    "tpot_s": "Time per token",
+    "e2e_s": "Whole answer",
+    "queue_wait_s": "Queue wait",
+}
+SPENT = {"prompts": "prompts", "answers": "answers", "idle": "no work"}
+POINTS = 2000
+"""Most points of a curve: a million requests draw as well, and as small, as a few thousand."""
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _legend(axes: "Axes", where: Literal["upper left", "lower left"]) -> None:
+    """Names of the curves, if there are any."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc=where)
 
 
 def _axes(ax: "Axes | None", title: str) -> "Axes":
@@ -26,80 +47,85 @@ def _axes(ax: "Axes | None", title: str) -> "Axes":
     return axes
 
 
-def latency(run: Run, ax: "Axes | None" = None) -> "Axes":
-    """Time to first token: the share of requests served within it, per class, with the targets as dashed lines."""
-    axes = _axes(ax, "Time to first token")
-    for colour, name in zip(COLOURS, run.classes, strict=False):
-        values = np.sort(run.requests["ttft_s"][run.in_class(name) & run.measured])
-        values = values[np.isfinite(values)]
-        if not len(values):
-            continue
-        axes.step(values, np.arange(1, len(values) + 1) / len(values), where="post", color=colour, label=name)
-        spec = run.scenario.workload.classes.get(name)
-        if spec is not None and spec.ttft is not None:
-            axes.axvline(spec.ttft, color=colour, linestyle="--", linewidth=1)
-            axes.annotate(
-                f"target {spec.ttft:g} s",
-                (spec.ttft, 0.02),
-                rotation=90,
-                ha="right",
-                va="bottom",
-                color=colour,
-                fontsize=8,
-            )
-    axes.set(xscale="log", xlabel="seconds", ylabel="share of answered requests", ylim=(0, 1.02))
-    axes.legend(frameon=False, loc="upper left")
+def latency(run: Run, ax: "Axes | None" = None, column: str = "ttft_s") -> "Axes":
+    """Share of the answered requests served within a time, per class, with the targets as dashed lines.
+
+    column -- `ttft_s`, `tpot_s`, `e2e_s` or `queue_wait_s`; KeyError for another
+    """
+    axes = _axes(ax, TITLES[column])
+    values = tpot_s(run) if column == "tpot_s" else run.requests[column]
+    for number, name in enumerate(run.classes):
+        mine = np.sort(values[run.in_class(name) & run.measured & np.isfinite(values)])
+        if len(mine):
+            at = np.unique(np.linspace(0, len(mine) - 1, POINTS).round().astype(int))
+            axes.step(mine[at], (at + 1) / len(mine), where="post", color=_colour(number), label=name)
+        _target(run, axes, name, column, _colour(number))
+    axes.set(xscale="log", xlabel=f"{column} [s]", ylabel="share of answered requests", ylim=(0, 1.02))
+    _legend(axes, "upper left")
     return axes
 
 
-def _timeline(run: Run, axes: "Axes", column: str, ylabel: str) -> None:
-    rows = run.records.timeline.array()
-    for number, name in enumerate(run.pools):
-        chosen = rows[rows["pool"] == number]
-        axes.step(chosen["time_s"], chosen[column], where="pre", color=COLOURS[number % len(COLOURS)], label=name)
-    axes.set(xlabel="simulated seconds", ylabel=ylabel)
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+def _target(run: Run, axes: "Axes", name: str, column: str, colour: str) -> None:
+    """The class's limit on a column, if it has one."""
+    limit_s = getattr(run.scenario.workload.classes.get(name), column.removesuffix("_s"), None)
+    if limit_s is not None:
+        axes.axvline(limit_s, color=colour, linestyle="--", linewidth=1)
+        place: Any = {"rotation": 90, "ha": "right", "va": "bottom", "fontsize": 8}
+        axes.annotate(f"{name} target {limit_s:g} s", (limit_s, 0.02), color=colour, **place)
 
 
 def kv(run: Run, ax: "Axes | None" = None) -> "Axes":
     """KV memory held per pool (full lines, left) and requests waiting (dotted, right)."""
     axes = _axes(ax, "KV memory and queue")
-    _timeline(run, axes, "kv_occupancy", "share of KV blocks held")
-    rows = run.records.timeline.array()
     right = axes.twinx()
-    for number in range(len(run.pools)):
-        chosen = rows[rows["pool"] == number]
-        right.step(
-            chosen["time_s"], chosen["waiting"], where="pre", color=COLOURS[number % len(COLOURS)], linestyle=":"
-        )
+    _timeline(run, axes, "kv_occupancy", "-")
+    _timeline(run, right, "waiting", ":")
+    axes.set_ylabel("share of KV blocks held (full)")
     right.set_ylabel("requests waiting (dotted)")
-    right.set_ylim(bottom=0)
+    right.spines["top"].set_visible(False)
+    _legend(axes, "upper left")
     return axes
 
 
 def power(run: Run, ax: "Axes | None" = None) -> "Axes":
     """Watts of the accelerators of each pool, means over the intervals of the timeline."""
     axes = _axes(ax, "Accelerator power")
-    _timeline(run, axes, "accelerator_w", "watts")
+    _timeline(run, axes, "accelerator_w", "-")
+    axes.set_ylabel("W")
+    _legend(axes, "lower left")
     return axes
 
 
+def _timeline(run: Run, axes: "Axes", column: str, style: str) -> None:
+    """One column of the timeline, a line per pool."""
+    rows = run.records.timeline.array()
+    for number, name in enumerate(run.pools):
+        mine = rows[rows["pool"] == number]
+        axes.step(
+            mine["time_s"], mine[column], where="pre", color=_colour(number), linestyle=style, linewidth=1, label=name
+        )
+    axes.set(xlabel="simulated time [s]")
+    axes.set_ylim(bottom=0)
+
+
 def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
-    """What the dollars were spent on, line by line, and what they bought: prompts, answers, idle devices."""
-    axes = _axes(ax, "Cost")
-    lines = {name: usd for name, usd in waterfall(run).items() if name != "of_which_idle"}
-    prompts, answers = (share.usd for share in caused(run, run.records.accounts))
-    start = 0.0
-    for name, usd in lines.items():
-        axes.bar(name, usd, bottom=start, color=COLOURS[0])
-        start += usd
-    bought = {"prompts": prompts, "answers": answers, "not attributed": start - prompts - answers}
-    for name, usd in bought.items():
-        start -= usd
-        axes.bar(name, usd, bottom=start, color=COLOURS[1])
-    axes.set(ylabel="dollars")
-    axes.tick_params(axis="x", rotation=20)
+    """What was paid, line by line (rising), and what it was spent on: prompts, answers, devices without work (falling)."""
+    axes = _axes(ax, "Cost: what was paid, and what for")
+    pools = range(len(run.pools))
+    lines = waterfall(run, pools)
+    spent = money(run, [whole(run, number) for number in pools], run.records.accounts)["spent_usd"]
+    tops = np.cumsum([*lines.values(), *(-usd for usd in spent.values())])
+    heights = [*lines.values(), *spent.values()]
+    bottoms = [top - usd for top, usd in zip(tops[: len(lines)], lines.values(), strict=True)] + list(
+        tops[len(lines) :]
+    )
+    bars = axes.bar(
+        range(len(heights)), heights, bottom=bottoms, color=[COLOURS[0]] * len(lines) + [COLOURS[1]] * len(spent)
+    )
+    axes.bar_label(bars, [f"${usd:,.3g}" for usd in heights], fontsize=8)
+    axes.set_xticks(range(len(heights)), [*lines, *(SPENT[name] for name in spent)], rotation=25)
+    axes.set(ylabel="US dollars")
+    axes.margins(y=0.08)
     return axes
 
 

@@ -11,7 +11,10 @@ BOUNDARIES = ("accelerator_active", "accelerator", "node", "facility")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Device-seconds, joules at the four boundaries, dollars, grams of CO2e and litres; shares add up with `total`."""
+    """Device-seconds, joules at the four boundaries, dollars, grams of CO2e and litres; shares add up with `total`.
+
+    `idle_usd` is the part of `usd` for time in which devices had no work.
+    """
 
     device_s: float = 0.0
     accelerator_active_j: float = 0.0
@@ -21,6 +24,7 @@ class Share:
     usd: float = 0.0
     grams_co2e: float = 0.0
     litres_water: float = 0.0
+    idle_usd: float = 0.0
 
     def joules(self, boundary: str) -> float:
         """Joules at one of BOUNDARIES."""
@@ -46,16 +50,31 @@ def lines_usd(run: Run, number: int) -> dict[str, float]:
 def whole(run: Run, number: int) -> Share:
     """All that pool `number` used."""
     ledger = run.records.pools[number]
+    lines = lines_usd(run, number)
     return Share(
         ledger.busy_device_s, ledger.active_j, ledger.accelerator_j, ledger.node_j, ledger.facility_j,
-        sum(lines_usd(run, number).values()), ledger.grams_co2e, ledger.litres_water,
+        sum(lines.values()), ledger.grams_co2e, ledger.litres_water, _idle_usd(ledger, lines),
     )  # fmt: skip
+
+
+def utilisation(ledger: PoolLedger) -> float:
+    """Share of a pool's device time with work."""
+    held_s = ledger.devices * ledger.duration_s
+    return ledger.busy_device_s / held_s if held_s else 0.0
+
+
+def _idle_usd(ledger: PoolLedger, lines: dict[str, float]) -> float:
+    """Dollars for devices without work: electricity by accelerator joules, everything else by device-seconds."""
+    by_time = 1 - utilisation(ledger)
+    by_energy = 1 - ledger.active_j / ledger.accelerator_j if ledger.accelerator_j else by_time
+    electricity = lines.get("electricity", 0.0)
+    return (sum(lines.values()) - electricity) * by_time + electricity * by_energy
 
 
 def parts(run: Run, account: Account) -> tuple[Share, Share]:
     """The shares of one stream in one pool: for its prompts, and for its answers.
 
-    Idle joules follow busy device-seconds. What the node and the facility add, and carbon and water, follow accelerator joules. Of
+    Idle joules and idle dollars follow busy device-seconds. What the node and the facility add, and carbon and water, follow accelerator joules. Of
     the dollars, electricity follows joules, the rest device-seconds.
     """
     ledger = run.records.pools[account.pool]
@@ -76,7 +95,7 @@ def _part(ledger: PoolLedger, lines: dict[str, float], device_s: float, active_j
     return Share(
         device_s, active_j, accelerator_j, ledger.node_j * by_energy, ledger.facility_j * by_energy,
         (sum(lines.values()) - electricity) * by_time + electricity * by_energy,
-        ledger.grams_co2e * by_energy, ledger.litres_water * by_energy,
+        ledger.grams_co2e * by_energy, ledger.litres_water * by_energy, _idle_usd(ledger, lines) * by_time,
     )  # fmt: skip
 
 

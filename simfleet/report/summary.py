@@ -1,41 +1,51 @@
 """One screen for a planner, from the content of report.json: plain text and Markdown from the same tables."""
 
 from collections.abc import Sequence
+from math import floor, log10
+from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
+TARGETS = ("ttft_s", "tpot_s", "e2e_s")
+WIDTH = 100
+"""Characters of a line, where names are not longer."""
 
 
 class Table(NamedTuple):
-    """A heading, column names (the first column is left-aligned), rows of text."""
+    """A heading, column names (the first column is left-aligned), rows of text, and lines to read below them."""
 
     heading: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """Three significant digits with thousands commas; n/a for what is undefined or has too few samples."""
+def number(value: float | None) -> str:
+    """Three significant digits, or all before the point, with thousands commas; n/a for what is undefined or has too few samples."""
     if value is None:
         return "n/a"
     if value == 0 or abs(value) >= 100:
-        return f"{value:,.0f}{unit}"
-    digits = 2 if abs(value) >= 1 else 3
-    text = f"{value:.{digits}f}" if abs(value) >= 0.001 else f"{value:.2e}"
-    return text + unit
+        return f"{value:,.0f}"
+    if abs(value) < 0.001:
+        return f"{value:.2e}"
+    return f"{value:.{2 - floor(log10(abs(value)))}f}"
 
 
 def seconds(value: float | None) -> str:
-    """A time in the unit that reads best."""
+    """A time in seconds, or in milliseconds below one."""
     if value is None:
         return "n/a"
-    if value >= 100:
-        return f"{value:,.0f} s"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.1f} ms"
+    return f"{number(value)} s" if value >= 1 or value == 0 else f"{number(value * 1e3)} ms"
 
 
 def percent(value: float | None) -> str:
+    """A share of one."""
     return "n/a" if value is None else f"{value * 100:.1f} %"
+
+
+def dollars(lines: dict[str, float]) -> str:
+    """Amounts by name."""
+    return ", ".join(f"{name.replace('_', ' ')} ${number(usd)}" for name, usd in lines.items())
 
 
 def tables(report: Json) -> list[Table]:
@@ -53,7 +63,7 @@ def headline(report: Json) -> list[str]:
     )
     return [
         f"{report['scenario']['name']}: {report['scenario']['description']}".rstrip(": "),
-        f"{report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']} | {asked['arrived']:,} requests, "
+        f"regime: {report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']} | {asked['arrived']:,} requests, "
         f"{asked['completed']:,} completed" + (f", {ends}" if ends else ""),
         f"{number(rate['output_tok_s'])} output tok/s, {number(rate['input_tok_s'])} input tok/s, "
         f"{number(rate['output_tok_s_per_device'])} output tok/s per device",
@@ -83,17 +93,19 @@ def _service(report: Json) -> Table:
     rows = []
     for group in report["classes"]:
         targets, reached = group["targets"], group["attainment"]
-        goal = ", ".join(
-            f"{key[:-2].upper()} {seconds(targets[key])}" for key in ("ttft_s", "tpot_s", "e2e_s") if targets.get(key)
-        )
-        wanted = f"{percent(targets['target'])} of: {goal}" if goal else "none"
-        verdict = {True: "kept", False: "missed", None: "-"}[group["kept"]]
-        p99 = group["latency"]["ttft_s"]["p99"] or group["latency"]["ttft_s"]["p95"]
+        goal = ", ".join(f"{key[:-2].upper()} {_round(targets[key])}" for key in TARGETS if targets.get(key))
+        wanted = f"{targets['target'] * 100:g} % of: {goal}" if goal else "none"
+        verdict = {True: "kept", False: "MISSED", None: "-"}[group["kept"]]
         rows.append(
-            [group["name"], wanted, percent(reached["overall"]), verdict, (reached["binds"] or "-").upper(), seconds(p99),
+            [group["name"], wanted, percent(reached["overall"]), verdict, (reached["binds"] or "-").upper(), seconds(group["latency"]["ttft_s"]["p95"]),
              number(group["cost"]["usd_per_mtok_output"]), number(group["goodput"]["goodput_rps"])]
         )  # fmt: skip
-    return Table("Service", ("class", "wanted", "attained", "", "binds", "TTFT p99", "$/Mtok out", "good req/s"), rows)
+    return Table("Service", ("class", "wanted", "attained", "", "binds", "TTFT p95", "$/Mtok out", "good req/s"), rows)
+
+
+def _round(limit_s: float) -> str:
+    """A target as people give it."""
+    return f"{limit_s:g} s" if limit_s >= 1 else f"{limit_s * 1e3:g} ms"
 
 
 def _pools(report: Json) -> Table:
@@ -104,21 +116,11 @@ def _pools(report: Json) -> Table:
             [pool["name"], f"{pool['devices']} x {pool['device']}", percent(pool["utilisation"]),
              f"{percent(kv['occupancy_mean'])} / {percent(kv['occupancy_peak'])}", f"{kv['preemptions']:,}",
              number(used["mean_accelerator_w"]), number(pool["throughput"]["output_tok_s"]),
-             number(used["joules_per_output_token"]["facility"]), number(pool["cost"]["usd_per_mtok_output"]), pool["binds"]]
+             number(used["joules_per_output_token"]["facility"]), number(pool["cost"]["usd_per_mtok_output"])]
         )  # fmt: skip
-    columns = (
-        "pool",
-        "devices",
-        "busy",
-        "KV mean / peak",
-        "preempted",
-        "watts",
-        "tok/s",
-        "J/token",
-        "$/Mtok out",
-        "binds",
-    )
-    return Table("Pools", columns, rows)
+    columns = ("pool", "devices", "busy", "KV mean / peak", "preempted", "W", "tok/s out", "J/tok out", "$/Mtok out")
+    notes = [f"{pool['name']} is held back by {pool['binds']}" for pool in report["pools"]]
+    return Table("Pools (W of the accelerators, J at the meter)", columns, rows, notes)
 
 
 def _energy(report: Json) -> Table:
@@ -129,30 +131,25 @@ def _energy(report: Json) -> Table:
          number(used["joules_per_request"][scope])]
         for scope in used["joules"]
     ]  # fmt: skip
-    columns = (
-        "boundary",
-        "kWh",
-        "J / output token",
-        "prompt J / input token",
-        "answer J / output token",
-        "J / request",
-    )
+    columns = ("boundary", "kWh", "J/tok out", "prompt J/tok in", "answer J/tok out", "J/request")
     heading = (
         f"Energy ({number(used['mean_facility_w'] and used['mean_facility_w'] / 1e3)} kW at the meter, "
         f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
     )
-    return Table(heading, columns, rows)
+    note = "J/tok out counts all joules; prompt and answer joules are its parts, and add up to the whole"
+    return Table(heading, columns, rows, [note])
 
 
 def _cost(report: Json) -> Table:
     money = report["cost"]
-    lines = ", ".join(f"{name.replace('_', ' ')} ${number(usd)}" for name, usd in money["lines_usd"].items())
+    spent = {"prompts": "on prompts", "answers": "on answers", "idle": "on devices without work"}
     row = [number(money[f"usd_per_mtok_{name}"]) for name in ("input", "output", "total")]
     return Table(
-        f"Cost (${number(money['usd_total'])}: {lines})",
+        f"Cost (${number(money['usd_total'])})",
         ("", "$/Mtok input", "$/Mtok output", "$/Mtok all", "$/1000 requests", "Mtok/$"),
         [["", *row, number(money["usd_per_request"] and money["usd_per_request"] * 1e3),
           number(money["tokens_per_usd"] and money["tokens_per_usd"] / 1e6)]],
+        [f"paid: {dollars(money['lines_usd'])}", f"spent: {dollars({words: money['spent_usd'][name] for name, words in spent.items()})}"],
     )  # fmt: skip
 
 
@@ -163,12 +160,13 @@ def text(report: Json, most_assumptions: int = 6) -> str:
         rows = [list(table.columns), *map(list, table.rows)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
         lines = ["  ".join(_cell(cell, widths[i], i, table) for i, cell in enumerate(row)).rstrip() for row in rows]
+        lines += [line for note in table.notes for line in wrap(note, WIDTH - 2, subsequent_indent="  ")]
         blocks.append("\n".join([table.heading, *(f"  {line}" for line in lines)]))
     return "\n\n".join([*blocks, _assumed(report["assumptions"], most_assumptions)])
 
 
 def _cell(cell: str, width: int, column: int, table: Table) -> str:
-    wordy = column == 0 or table.columns[column] in ("wanted", "devices", "binds", "")
+    wordy = column == 0 or table.columns[column] in ("wanted", "devices", "")
     return cell.ljust(width) if wordy else cell.rjust(width)
 
 
@@ -176,7 +174,7 @@ def _assumed(lines: list[str], most: int) -> str:
     if not lines:
         return "Estimates used: none"
     more = [f"  ... and {len(lines) - most} more in report.json"] if len(lines) > most else []
-    shown = [f"  - {line if len(line) <= 150 else line[:147] + '...'}" for line in lines[:most]]
+    shown = [f"  - {shorten(line, WIDTH - 4, placeholder='...')}" for line in lines[:most]]
     return "\n".join([f"Estimates used: {len(lines)}", *shown, *more])
 
 
@@ -184,14 +182,10 @@ def markdown(report: Json) -> str:
     """report.md: the same tables, all assumptions, and the formulas."""
     lines = [f"# {report['scenario']['name']}", "", *(f"{line}  " for line in headline(report))]
     for table in tables(report):
-        lines += [
-            "",
-            f"## {table.heading}",
-            "",
-            f"| {' | '.join(table.columns)} |",
-            "|" + " --- |" * len(table.columns),
-        ]
+        lines += ["", f"## {table.heading}", ""]
+        lines += [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
         lines += [f"| {' | '.join(row)} |" for row in table.rows]
+        lines += ["", *(f"{note}  " for note in table.notes)] if table.notes else []
     lines += ["", "## Estimates used", "", *(f"- {line}" for line in report["assumptions"])]
     lines += ["", "## Formulas", "", *(f"- `{name}`: {formula}" for name, formula in report["formulas"].items())]
     return "\n".join(lines) + "\n"

@@ -23,22 +23,11 @@ class Request:
     Tokens in KV memory while decoding:  [0 ........ base + step)  with `step` the replica's count of decode steps.
     """
 
-    status: Status | None = None
-    done: Event | None = None  # somebody waits for the answer
-    deadline_s = inf  # when the client hangs up, as the replica sees it
-    return_s = 0.0  # from the replica to the user: network and front end
-    started_s = nan
-    first_s = nan
-    last_s = nan  # last token before a preemption
-    entry = WAITING  # or PREFILLING, or its number among those that decode
-    base = 0
-    generated = 0  # tokens out when it last was not decoding
-    computed = 0  # tokens of the prompt in KV memory
-    preemptions = 0
-    clock_s = 0.0
-    clock_j = 0.0
-    device_s = 0.0
-    energy_j = 0.0
+    __slots__ = (
+        "account", "arrival_s", "base", "clock_j", "clock_s", "computed", "deadline_s", "device_s", "done", "energy_j", "entry",
+        "first_s", "generated", "input_tokens", "last_s", "output_tokens", "preemptions", "prompt", "replica", "return_s",
+        "started_s", "status",
+    )  # fmt: skip
 
     def __init__(
         self, arrival_s: float, input_tokens: int, output_tokens: int, account: Account, replica: "Replica"
@@ -49,6 +38,16 @@ class Request:
         self.account = account
         self.replica = replica
         self.prompt = input_tokens  # tokens to prefill: after a preemption the generated ones too
+        self.computed = 0  # of these, in KV memory
+        self.entry = WAITING  # or PREFILLING, or its number among those that decode
+        self.generated = 0  # tokens out when it last was not decoding
+        self.status: Status | None = None
+        self.done: Event | None = None  # somebody waits for the answer
+        self.deadline_s = inf  # when the client hangs up, as the replica sees it
+        self.return_s = 0.0  # from the replica to the user: network and front end
+        self.started_s = self.first_s = nan
+        self.device_s = self.energy_j = 0.0
+        self.preemptions = 0
 
 
 class Limits(NamedTuple):
@@ -74,6 +73,20 @@ class DecodeBatch:
     min(tokens, window), which only the `growing` ones, still shorter than the window, add to. Two clocks run on by each step's
     device-seconds and joules per row; a sequence pays the difference between its leaving and its joining.
     """
+
+    __slots__ = (
+        "_crossings",
+        "_finishes",
+        "_number",
+        "_window",
+        "clock_j",
+        "clock_s",
+        "context",
+        "growing",
+        "limited",
+        "rows",
+        "step",
+    )
 
     def __init__(self, window: int | None) -> None:
         self.rows: dict[Request, None] = {}  # in order of admission
@@ -160,6 +173,22 @@ class Scheduler:
     In a step decodes come first, then the one unfinished prompt, then new requests in order of arrival while the token budget,
     the sequence limit and blocks for the whole prompt allow. It knows no clock: times come as arguments.
     """
+
+    __slots__ = (
+        "_enqueued",
+        "_line",
+        "batch",
+        "chunks",
+        "deadlines",
+        "kv",
+        "kv_stalls",
+        "limits",
+        "partial",
+        "preemptions",
+        "seat_stalls",
+        "waiting",
+        "waiting_peak",
+    )
 
     def __init__(self, kv: BlockPool, limits: Limits, window: int | None) -> None:
         self.kv = kv

@@ -9,6 +9,8 @@ class BlockPool:
     number of steps takes. `can_reserve` asks; `reserve` takes all or nothing.
     """
 
+    __slots__ = ("_per_sequence", "free", "phases", "size", "total")
+
     def __init__(self, total: int, size: int, per_sequence: int = 0) -> None:
         self.total = total
         self.free = total

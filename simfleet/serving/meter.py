@@ -19,6 +19,23 @@ class Meter:
     chunks; the chunks share the rest by their tokens.
     """
 
+    __slots__ = (
+        "_devices",
+        "_gaps",
+        "_limit_w",
+        "_warmup_s",
+        "active_j",
+        "block_s",
+        "blocks_peak",
+        "context_steps",
+        "cost",
+        "idle_j",
+        "iterations",
+        "output_tokens",
+        "rest_s",
+        "row_steps",
+    )
+
     def __init__(self, cost: StepCost, gaps: Sketch, warmup_s: float = 0.0) -> None:
         self.cost = cost
         self.rest_s = 0.0

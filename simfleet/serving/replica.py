@@ -34,6 +34,24 @@ class Replica:
     a run of one.
     """
 
+    __slots__ = (
+        "_armed",
+        "_cost",
+        "_decodes",
+        "_ended",
+        "_energy",
+        "_start_s",
+        "_steps",
+        "_time",
+        "env",
+        "meter",
+        "number",
+        "outstanding",
+        "pool",
+        "router",
+        "scheduler",
+    )
+
     def __init__(
         self, env: Environment, scheduler: Scheduler, meter: Meter, ended: Callable[[Request, Status], None]
     ) -> None:

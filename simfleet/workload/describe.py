@@ -171,7 +171,7 @@ def _lines(one: Description) -> Iterator[str]:
         rate = f", {one['rate_per_s']:.4g} /s" if one["rate_per_s"] else ""
         yield f"  {one['requests']} requests in {one['duration_s']:.6g} s{rate}; CV of gaps {_number(one['gap_cv'])}"
     if one.get("dropped_rows"):
-        yield f"  {one['dropped_rows']} bad rows of the file were dropped"
+        yield f"  bad rows of the file, dropped: {one['dropped_rows']}"
     if one.get("windows_s"):
         yield _cells("window", [f"{w} s" for w in one["windows_s"]])
         for key, title in (("dispersion", "dispersion"), ("peak_per_s", "peak [/s]")):

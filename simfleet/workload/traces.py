@@ -71,30 +71,19 @@ class RateScale(Spec):
 
 
 class Trace(Spec):
-    """A trace file and how to replay it. The file is read, and every row checked, when the scenario is built.
+    """A trace file and how to replay it. The file is read, and every row checked, when the scenario is built."""
 
-    Attributes
-    ----------
-    file : path, relative to the folder of the scenario; gzip is seen by itself
-    format : azure-2023, splitwise, vidur, mooncake or csv
-    columns : column names of a plain csv
-    window : [from, to) since the first row of the file [s]; `from` becomes time 0
-    offset : time in the simulation at which the trace starts [s]
-    rate_scale : factor and method
-    tie_jitter : rows that share a timestamp are spread uniformly over this time after it [s]
-    on_bad_row : `error`, or `drop` to leave bad rows out and count them (`dropped`)
-    sort : accept rows in any order of time
-    """
-
-    file: str
+    file: str = Field(description="Relative to the folder of the scenario; gzip is seen by itself")
     format: Literal["azure-2023", "splitwise", "vidur", "mooncake", "csv"] = "csv"
-    columns: Columns | None = None
-    window: tuple[Seconds, PositiveSeconds] | None = None
-    offset: Seconds = 0.0
+    columns: Columns | None = Field(None, description="Column names of a plain csv")
+    window: tuple[Seconds, PositiveSeconds] | None = Field(
+        None, description="[from, to) since the first row of the file; `from` becomes time 0"
+    )
+    offset: Seconds = Field(0.0, description="Time of the simulation at which the trace starts")
     rate_scale: RateScale | None = None
-    tie_jitter: Seconds = 0.0
-    on_bad_row: Literal["error", "drop"] = "error"
-    sort: bool = False
+    tie_jitter: Seconds = Field(0.0, description="Rows that share a timestamp are spread over this time after it")
+    on_bad_row: Literal["error", "drop"] = Field("error", description="`drop` leaves bad rows out and counts them")
+    sort: bool = Field(False, description="Accept rows in any order of time")
 
     _path: Path = PrivateAttr()
     _rows: Rows = PrivateAttr()

@@ -1,0 +1,33 @@
+"""What a report rests on: every number behind it that is an estimate, and every row that was left out."""
+
+from simfleet.hardware.profile import estimates
+from simfleet.run import Run
+from simfleet.scenario import Pool
+
+
+def assumptions(run: Run) -> list[str]:
+    """One sentence each, none twice."""
+    found: dict[str, None] = {}
+    for name, pool in run.scenario.pools.items():
+        device, site = pool.profile.name, run.scenario.sites[pool.site]
+        found |= {f"{device}: {line}": None for line in estimates(pool.profile) if _used(line, pool)}
+        found |= {f"{device}: {line}": None for line in pool.cost.estimates(pool.profile)}
+        found |= {f"{pool.site}: {line}": None for line in site.estimates()}
+        if pool.network.note is not None:
+            found[f"{pool.network.name}: {pool.network.note}"] = None
+        found[f"pool {name}: reserve, host, launch and front-end constants of its engine (docs/physics.md)"] = None
+    for stream in run.scenario.workload.streams:
+        trace = stream.trace
+        if trace is not None and trace.dropped:
+            found[f"stream {stream.name}: {len(trace.dropped)} bad rows of {trace.file} were left out"] = None
+    return list(found)
+
+
+def _used(line: str, pool: Pool) -> bool:
+    """Whether an estimate of a profile plays a part in a pool: not those of other formats, or of parts that it has no use for."""
+    formats = {*pool.precision, "bf16", "fp16"}
+    unused = [f"step.gemm.{name}:" for name in pool.profile.step.gemm if name not in formats]
+    unused += ["flops:", "scale_out", "device: embodied", "memory: sram", "memory: second_tier"]
+    unused += ["own"] if pool.cost.kind == "rent" else []
+    unused += ["step.all_reduce", "scale_up"] if pool.tensor_parallel == 1 else []
+    return not line.startswith(tuple(unused))
