@@ -114,14 +114,11 @@ def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
     pools = range(len(run.pools))
     lines = waterfall(run, pools)
     spent = money(run, [whole(run, number) for number in pools], run.records.accounts)["spent_usd"]
-    tops = np.cumsum([*lines.values(), *(-usd for usd in spent.values())])
     heights = [*lines.values(), *spent.values()]
-    bottoms = [top - usd for top, usd in zip(tops[: len(lines)], lines.values(), strict=True)] + list(
-        tops[len(lines) :]
-    )
-    bars = axes.bar(
-        range(len(heights)), heights, bottom=bottoms, color=[COLOURS[0]] * len(lines) + [COLOURS[1]] * len(spent)
-    )
+    rising = np.cumsum([0.0, *lines.values()])
+    bottoms = [*rising[:-1], *(rising[-1] - np.cumsum([*spent.values()]))]
+    colours = [COLOURS[0]] * len(lines) + [COLOURS[1]] * len(spent)
+    bars = axes.bar(range(len(heights)), heights, bottom=bottoms, color=colours)
     axes.bar_label(bars, [f"${usd:,.3g}" for usd in heights], fontsize=8)
     axes.set_xticks(range(len(heights)), [*lines, *(SPENT[name] for name in spent)], rotation=25)
     axes.set(ylabel="US dollars")
@@ -133,10 +130,10 @@ ALL: dict[str, Any] = {"latency": latency, "kv": kv, "power": power, "cost": cos
 
 
 def save(run: Run, folder: Path) -> None:
-    """Every plot as PNG and SVG; the same run draws the same bytes."""
-    import matplotlib as mpl  # noqa: PLC0415
+    """Every plot as PNG and SVG; the same run draws the same bytes, whatever the user's style."""
+    import matplotlib.style  # noqa: PLC0415
 
-    with mpl.rc_context({"svg.hashsalt": "simfleet"}):
+    with matplotlib.style.context(["default", {"svg.hashsalt": "simfleet"}]):
         for name, draw in ALL.items():
             figure = draw(run).figure
             figure.savefig(folder / f"{name}.png", dpi=144, metadata={"Software": None})

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from simfleet.spec import Spec
+from simfleet.spec import Spec, refusal
 from simfleet.units import Tokens
 
 BYTES_PER_ELEMENT = {
@@ -14,9 +14,20 @@ BYTES_PER_ELEMENT = {
 }  # fmt: skip
 """Stored bytes per weight or KV element; 4-bit formats with one byte of scale per 16 elements (NVFP4's layout)."""
 
+FOUR_BITS = ("fp4", "int4")
+STATE_BYTES = 4.0
+"""Bytes per element of a linear layer's state: engines keep it in 32 bits whatever the cache's precision."""
+
+INDEX_BYTES = 1.0
+"""Bytes per element of an indexer's keys: engines keep them in 8 bits (DeepSeek-V3.2's release)."""
+
+STATE_FLOPS = 6.0
+"""Operations per state element and token: decay, delta rule, update, read (arXiv:2510.26692: 6*d*d per head)."""
+
 Part = Literal["attention", "mlp", "expert", "lm_head", "embedding"]
-Shape = dict[str, int | bool | None]
+Shape = dict[str, Any]
 Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,54 +35,85 @@ class LayerGroup:
     """`count` layers of one shape, in elements per layer.
 
     Weights: `qkv` and `out` of attention, `mlp` (dense MLP, shared experts, router), `expert` of ONE routed expert.
-    Attention: a query of `heads` heads multiplies `head_dim` with each key and `value_dim` with each value, of at most `limit`
-    tokens (None: all). Memory: `kv_elements` per token of context, `state_elements` per sequence, whatever its length.
+    Attention ("full", "window", "mla", "sparse", "compressed", "linear", "none"): a query of `heads` heads multiplies `head_dim`
+    with each key and `value_dim` with each value, of at most `limit` tokens (None: all). An indexer of `index_heads` heads scores
+    `index_elements` of every token, whatever the limit.
+    Memory: `kv_elements` and `index_elements` per token of context, `window_elements` for each of the last `window` tokens,
+    `state_elements` per sequence. `kv_sharded`: split over devices by KV head.
     """
 
     count: int
-    attention: str
-    limit: int | None
-    qkv: int
-    out: int
-    mlp: int
-    expert: int
-    experts: int
-    experts_per_token: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    value_dim: int
-    kv_elements: int
-    state_elements: int
-    kv_sharded: bool
+    attention: str = "none"
+    limit: int | None = None
+    qkv: int = 0
+    out: int = 0
+    mlp: int = 0
+    expert: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    heads: int = 0
+    kv_heads: int = 1
+    head_dim: int = 0
+    value_dim: int = 0
+    kv_elements: int = 0
+    state_elements: int = 0
+    kv_sharded: bool = True
+    index_heads: int = 0
+    index_elements: int = 0
+    window: int = 0
+    window_elements: int = 0
 
 
-class Full(Spec):
-    """Multi-head or grouped-query attention over the whole context."""
+def _divisor(key: str, value: int, of: str, whole: int) -> None:
+    """Raise an error at `key` unless it divides `whole`."""
+    if whole % value:
+        raise refusal([((key,), f"expected a divisor of the {whole} {of}, got {value}")])
 
-    kind: Literal["full"]
+
+# -- attention -----------------------------------------------------------------------------------------------------------
+
+
+class _Grouped(Spec):
     heads: Positive
     kv_heads: Positive
     head_dim: Positive
     gated: bool = Field(False, description="A gate as wide as the queries on the output")
-    limit: None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _divisor("kv_heads", self.kv_heads, "heads", self.heads)
+        return self
 
     def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
-        queries = self.heads * self.head_dim
-        kv = 2 * self.kv_heads * self.head_dim
+        queries, kv = self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
         return {
-            "qkv": hidden * (queries * (2 if self.gated else 1) + kv), "out": queries * hidden, "heads": self.heads,
+            "qkv": hidden * (queries * (1 + self.gated) + kv), "out": queries * hidden, "heads": self.heads,
             "kv_heads": self.kv_heads, "head_dim": self.head_dim, "value_dim": self.head_dim, "kv_elements": kv,
-            "state_elements": 0, "kv_sharded": True, "limit": self.limit,
         }  # fmt: skip
 
 
-class Window(Full):
+class Full(_Grouped):
+    """Multi-head or grouped-query attention over the whole context."""
+
+    kind: Literal["full"]
+
+    def shape(self, hidden: int) -> Shape:
+        """Elements of one layer."""
+        return {"attention": "full", **super().shape(hidden)}
+
+
+class Window(_Grouped):
     """The same over the last `limit` tokens."""
 
-    kind: Literal["window"]  # type: ignore[assignment]
-    limit: Tokens  # type: ignore[assignment]
+    kind: Literal["window"]
+    limit: Tokens
+
+    def shape(self, hidden: int) -> Shape:
+        """Elements of one layer."""
+        shape = super().shape(hidden)
+        kept = {"window": self.limit, "window_elements": shape["kv_elements"]}
+        return {"attention": "window", "limit": self.limit, **shape, **kept}
 
 
 class Latent(Spec):
@@ -84,20 +126,73 @@ class Latent(Spec):
     nope_dim: Positive
     rope_dim: Positive
     value_dim: Positive
+    gated: bool = Field(False, description="A gate as wide as the values on the output")
     limit: Tokens | None = Field(None, description="Tokens that sparse attention picks for each query")
-    indexer_heads: int = Field(0, ge=0, description="Heads of the indexer that picks them")
-    indexer_dim: int = Field(0, ge=0)
+    indexer_heads: Count = Field(0, description="Heads of the indexer that picks them")
+    indexer_dim: Count = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({self.limit is None, self.indexer_heads == 0, self.indexer_dim == 0}) > 1:
+            raise refusal(
+                [((), "expected `limit`, `indexer_heads` and `indexer_dim` together: the indexer picks the tokens")]
+            )
+        return self
 
     def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
         down = hidden * (self.q_lora + self.kv_lora + self.rope_dim)
-        up_q = self.q_lora * self.heads * (self.nope_dim + self.rope_dim)
-        up_kv = self.kv_lora * self.heads * (self.nope_dim + self.value_dim)
+        up = self.heads * (
+            self.q_lora * (self.nope_dim + self.rope_dim) + self.kv_lora * (self.nope_dim + self.value_dim)
+        )
         indexer = self.indexer_heads * (self.q_lora * self.indexer_dim + hidden) + hidden * self.indexer_dim
+        values = self.heads * self.value_dim * hidden
         return {
-            "qkv": down + up_q + up_kv + indexer, "out": self.heads * self.value_dim * hidden, "heads": self.heads, "kv_heads": 1,
-            "head_dim": self.nope_dim + self.rope_dim, "value_dim": self.value_dim, "kv_elements": self.kv_lora + self.rope_dim,
-            "state_elements": 0, "kv_sharded": False, "limit": self.limit,
+            "attention": "mla" if self.limit is None else "sparse", "limit": self.limit, "qkv": down + up + indexer + self.gated * values,
+            "out": values, "heads": self.heads, "head_dim": self.nope_dim + self.rope_dim, "value_dim": self.value_dim,
+            "kv_elements": self.kv_lora + self.rope_dim, "kv_sharded": False, "index_heads": self.indexer_heads,
+            "index_elements": self.indexer_dim,
+        }  # fmt: skip
+
+
+class Compressed(Spec):
+    """One key that is also the value for every `ratio` tokens, beside the last `window` tokens as they are (DeepSeek-V4).
+
+    With `top_k`, compressed sparse attention: an indexer picks as many of them. Without, heavily compressed: all are attended to.
+    """
+
+    kind: Literal["compressed"]
+    heads: Positive
+    head_dim: Positive
+    q_lora: Positive
+    out_lora: Positive
+    out_groups: Positive
+    ratio: Positive
+    window: Tokens
+    top_k: Positive | None = None
+    indexer_heads: Count = 0
+    indexer_dim: Count = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _divisor("ratio", self.ratio, "elements of `head_dim`", self.head_dim)
+        if len({self.top_k is None, self.indexer_heads == 0, self.indexer_dim == 0}) > 1:
+            raise refusal(
+                [((), "expected `top_k`, `indexer_heads` and `indexer_dim` together: the indexer picks the keys")]
+            )
+        return self
+
+    def shape(self, hidden: int) -> Shape:
+        """Elements of one layer; keys per token of context. Sparse layers compress overlapping spans: twice the weights."""
+        compress = 2 * hidden * (1 if self.top_k is None else 2)
+        queries, key = self.heads * self.head_dim, self.head_dim // self.ratio
+        indexer = self.indexer_heads * (self.q_lora * self.indexer_dim + hidden) + compress * self.indexer_dim
+        down = hidden * (self.q_lora + self.head_dim) + compress * self.head_dim
+        return {
+            "attention": "compressed", "limit": self.top_k and self.top_k * self.ratio, "qkv": down + self.q_lora * queries + indexer,
+            "out": self.out_lora * (queries + self.out_groups * hidden), "heads": self.heads, "head_dim": key, "value_dim": key,
+            "kv_elements": key, "kv_sharded": False, "index_heads": self.indexer_heads,
+            "index_elements": self.indexer_dim // self.ratio, "window": self.window, "window_elements": self.head_dim,
         }  # fmt: skip
 
 
@@ -109,16 +204,25 @@ class Linear(Spec):
     key_dim: Positive
     value_heads: Positive
     value_dim: Positive
-    limit: None = None
+    conv: Positive = Field(4, description="Tokens under the convolution of keys, queries and values")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _divisor("key_heads", self.key_heads, "value heads", self.value_heads)
+        return self
 
     def shape(self, hidden: int) -> Shape:
-        """Elements of one layer: keys and queries, values and gate, decay per head; the state is keys x values."""
+        """Elements of one layer: keys, queries, values, gate, two scalars per head; the state is keys x values per value head."""
         keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
+        mixed = 2 * keys + values
         return {
-            "qkv": hidden * (2 * keys + 2 * values + 2 * self.value_heads), "out": values * hidden, "heads": self.value_heads,
-            "kv_heads": self.value_heads, "head_dim": self.key_dim, "value_dim": self.value_dim, "kv_elements": 0,
-            "state_elements": values * self.key_dim, "kv_sharded": True, "limit": None,
+            "attention": "linear", "qkv": hidden * (mixed + values + 2 * self.value_heads) + self.conv * mixed, "out": values * hidden,
+            "heads": self.value_heads, "kv_heads": self.value_heads, "head_dim": self.key_dim, "value_dim": self.value_dim,
+            "state_elements": values * self.key_dim + (self.conv - 1) * mixed,
         }  # fmt: skip
+
+
+# -- MLP -----------------------------------------------------------------------------------------------------------------
 
 
 class Dense(Spec):
@@ -128,9 +232,9 @@ class Dense(Spec):
     size: Positive
     gated: bool = True
 
-    def shape(self, hidden: int) -> dict[str, int]:
+    def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
-        return {"mlp": (3 if self.gated else 2) * hidden * self.size, "expert": 0, "experts": 0, "experts_per_token": 0}
+        return {"mlp": (3 if self.gated else 2) * hidden * self.size}
 
 
 class Experts(Spec):
@@ -140,11 +244,18 @@ class Experts(Spec):
     size: Positive
     experts: Positive
     experts_per_token: Positive
-    shared: int = Field(0, ge=0, description="Width of the shared experts and dense MLP beside the routed ones, summed")
+    shared: Count = Field(0, description="Width of the shared experts and dense MLP beside the routed ones, summed")
     gated: bool = True
     latent: Positive | None = Field(None, description="Width in which routed experts work, if not the hidden size")
 
-    def shape(self, hidden: int) -> dict[str, int]:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.experts_per_token > self.experts:
+            wanted = f"expected at most the {self.experts} experts"
+            raise refusal([(("experts_per_token",), f"{wanted}, got {self.experts_per_token}")])
+        return self
+
+    def shape(self, hidden: int) -> Shape:
         """Elements of one layer; the router and the way into the latent width count as MLP."""
         matrices, width = 3 if self.gated else 2, self.latent or hidden
         detour = 2 * hidden * width if self.latent else 0
@@ -154,13 +265,10 @@ class Experts(Spec):
         }  # fmt: skip
 
 
-AnyAttention = Annotated[Full | Window | Latent | Linear, Field(discriminator="kind")]
+# -- the network ---------------------------------------------------------------------------------------------------------
+
+AnyAttention = Annotated[Full | Window | Latent | Compressed | Linear, Field(discriminator="kind")]
 AnyMlp = Annotated[Dense | Experts, Field(discriminator="kind")]
-NO_ATTENTION: Shape = {
-    "qkv": 0, "out": 0, "heads": 0, "kv_heads": 1, "head_dim": 0, "value_dim": 0, "kv_elements": 0, "state_elements": 0,
-    "kv_sharded": True, "limit": None,
-}  # fmt: skip
-NO_MLP = {"mlp": 0, "expert": 0, "experts": 0, "experts_per_token": 0}
 
 
 class Layers(Spec):
@@ -169,6 +277,17 @@ class Layers(Spec):
     count: Positive
     attention: AnyAttention | None = None
     mlp: AnyMlp | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attention is None and self.mlp is None:
+            raise refusal([((), "expected `attention`, `mlp` or both, got neither")])
+        return self
+
+    def group(self, hidden: int) -> LayerGroup:
+        """The same as numbers."""
+        halves = [half.shape(hidden) for half in (self.attention, self.mlp) if half]
+        return LayerGroup(self.count, **{key: number for half in halves for key, number in half.items()})
 
 
 class Published(Spec):
@@ -196,19 +315,16 @@ class Model(Spec):
         ("attention", "mlp", "expert"),
         description="Parts that a format below 16 bits covers; the rest stays at 16 bits",
     )
+    scale_block: Positive = Field(
+        16, description="Elements under one byte of scale in 4-bit formats: NVFP4 16, MXFP4 32"
+    )
     published: Published
     note: str | None = None
 
     @cached_property
     def groups(self) -> tuple[LayerGroup, ...]:
         """Layers by shape."""
-        return tuple(self._group(layers) for layers in self.layers)
-
-    def _group(self, layers: Layers) -> LayerGroup:
-        attention = layers.attention.shape(self.hidden) if layers.attention else NO_ATTENTION
-        mlp = layers.mlp.shape(self.hidden) if layers.mlp else NO_MLP
-        kind = layers.attention.kind if layers.attention else "none"
-        return LayerGroup(count=layers.count, attention=kind, **attention, **mlp)  # type: ignore[arg-type]
+        return tuple(layers.group(self.hidden) for layers in self.layers)
 
     @property
     def embedding(self) -> int:
@@ -217,67 +333,83 @@ class Model(Spec):
 
     @property
     def lm_head(self) -> int:
-        """Weights of the product that gives the next token's logits."""
+        """Weights of the product that gives the next token's logits; with `tied_embeddings` those of the embedding."""
         return self.vocab * self.hidden
 
     @cached_property
+    def parts(self) -> dict[Part, int]:
+        """All weights by part, norms and biases aside; tied ones once, as the embedding."""
+        return {
+            "attention": sum(g.count * (g.qkv + g.out) for g in self.groups),
+            "mlp": sum(g.count * g.mlp for g in self.groups),
+            "expert": sum(g.count * g.expert * g.experts for g in self.groups),
+            "embedding": self.embedding,
+            "lm_head": 0 if self.tied_embeddings else self.lm_head,
+        }
+
+    @cached_property
     def parameters(self) -> int:
-        """All weights, norms aside."""
-        layers = sum(g.count * (g.qkv + g.out + g.mlp + g.expert * g.experts) for g in self.groups)
-        return layers + self.embedding + (0 if self.tied_embeddings else self.lm_head)
+        """All weights, norms and biases aside."""
+        return sum(self.parts.values())
 
     @cached_property
     def active_parameters(self) -> int:
-        """Weights that one token meets, embedding and head included as published figures do."""
-        layers = sum(g.count * (g.qkv + g.out + g.mlp + g.expert * g.experts_per_token) for g in self.groups)
-        return layers + self.embedding + (0 if self.tied_embeddings else self.lm_head)
+        """Weights that one token meets; embedding and head included, as in most published figures."""
+        return self.parameters - sum(g.count * g.expert * (g.experts - g.experts_per_token) for g in self.groups)
 
     def part_precision(self, part: Part, precision: str) -> str:
         """How a part is stored when the model is in `precision`: 16 bits where the format does not cover it."""
+        if precision not in BYTES_PER_ELEMENT:
+            raise ValueError(f"expected one of {', '.join(BYTES_PER_ELEMENT)}, got `{precision}`")
         wide = BYTES_PER_ELEMENT[precision] >= BYTES_PER_ELEMENT["bf16"]
         return precision if wide or part in self.quantised else "bf16"
 
     def element_bytes(self, part: Part, precision: str) -> float:
-        """Bytes per weight of a part [B]."""
-        return BYTES_PER_ELEMENT[self.part_precision(part, precision)]
+        """Bytes per weight of a part, scales of 4-bit formats included [B]."""
+        stored = self.part_precision(part, precision)
+        return 0.5 + 1.0 / self.scale_block if stored in FOUR_BITS else BYTES_PER_ELEMENT[stored]
 
     def weight_bytes(self, precision: str, tensor_parallel: int = 1) -> float:
-        """Bytes of weights on each of `tensor_parallel` devices; embedding and head are split too [B]."""
-        sizes: dict[Part, int] = {"embedding": self.embedding, "lm_head": 0 if self.tied_embeddings else self.lm_head}
-        sizes["attention"] = sum(g.count * (g.qkv + g.out) for g in self.groups)
-        sizes["mlp"] = sum(g.count * g.mlp for g in self.groups)
-        sizes["expert"] = sum(g.count * g.expert * g.experts for g in self.groups)
-        total = sum(size * self.element_bytes(part, precision) for part, size in sizes.items())
-        return total / tensor_parallel
+        """Bytes of weights on each of `tensor_parallel` devices; embedding and head are split too [B]. Raises ValueError."""
+        return sum(size * self.element_bytes(part, precision) for part, size in self.parts.items()) / tensor_parallel
 
     def kv_bytes_per_token(self, bytes_per_element: float, tensor_parallel: int = 1) -> float:
-        """KV bytes on each device per token of context [B]: layers that keep every token.
+        """KV bytes on each device per token of context [B]: layers that keep every token, and their indexers' keys.
 
         Heads are split over devices and repeat where there are more devices than KV heads; latent vectors are on each.
         """
-        return bytes_per_element * sum(
-            g.count * g.kv_elements / _shards(g, tensor_parallel) for g in self.groups if g.attention != "window"
+        return sum(
+            g.count * (g.kv_elements * bytes_per_element + g.index_elements * INDEX_BYTES) / _shards(g, tensor_parallel)
+            for g in self.groups
+            if g.attention != "window"
         )
 
     def state_bytes(self, bytes_per_element: float, tensor_parallel: int = 1, max_context: int | None = None) -> float:
         """Bytes on each device per sequence, whatever its length: full windows (or `max_context` if shorter) and linear states [B]."""
-        total = 0.0
-        for g in self.groups:
-            kept = min(g.limit or 0, max_context or self.max_context) * g.kv_elements if g.attention == "window" else 0
-            total += g.count * (kept + g.state_elements) / _shards(g, tensor_parallel)
-        return bytes_per_element * total
+        longest = max_context or self.max_context
+        return sum(
+            g.count
+            * (min(g.window, longest) * g.window_elements * bytes_per_element + g.state_elements * STATE_BYTES)
+            / _shards(g, tensor_parallel)
+            for g in self.groups
+        )
 
     def flops_per_token(self, context: int) -> float:
         """Forward floating-point operations of one token at `context` tokens of context.
 
-        2 per active weight of a product, 2 per head, dimension and token attended to for scores and again for values, and 4 per
-        element of a linear state (decay, update, read).
+        2 per active weight of a product; 2 per head, dimension and token attended to for scores and again for values; 2 per element
+        of an indexer's key, head and token of context; 6 per element of a linear state. Latent attention as in prefill, keys and
+        values expanded per head; decoding in the compressed space takes 2*heads*(2*kv_lora + rope_dim) per token attended to.
         """
         total = 2.0 * self.lm_head
         for g in self.groups:
-            seen = min(context, g.limit) if g.limit is not None else context
-            scores = 2.0 * g.heads * (g.head_dim + g.value_dim) * seen if g.kv_elements else 4.0 * g.state_elements
-            total += g.count * (2.0 * (g.qkv + g.out + g.mlp + g.expert * g.experts_per_token) + scores)
+            weights = g.qkv + g.out + g.mlp + g.expert * g.experts_per_token
+            seen = context if g.limit is None else min(context, g.limit)
+            pairs = g.heads * (g.head_dim + g.value_dim) * seen if g.kv_elements else 0
+            if g.attention == "compressed":
+                pairs += 2 * g.heads * g.window_elements * min(context, g.window)
+            index = g.index_heads * g.index_elements * context
+            total += g.count * (2.0 * (weights + pairs + index) + STATE_FLOPS * g.state_elements)
         return total
 
 
