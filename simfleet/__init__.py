@@ -2,11 +2,11 @@
 
 from importlib.metadata import version
 
+from simfleet.document import SpecError
 from simfleet.library import Library
 from simfleet.result import Result
 from simfleet.scenario import Scenario, load
 from simfleet.simulation import simulate
-from simfleet.spec import SpecError
 
 __all__ = ["Library", "Result", "Scenario", "SpecError", "load", "simulate"]
 __version__ = version("simfleet")

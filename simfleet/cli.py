@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from simfleet.document import SpecError
 from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
 from simfleet.scenario import Scenario, json_schema, load
-from simfleet.spec import SpecError
 from simfleet.workload import describe
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from simfleet.document import Document, Mark, Problem, SpecError, did_you_mean, read
 from simfleet.facility.site import Site
 from simfleet.hardware.profile import Profile
-from simfleet.spec import Document, Mark, Problem, SpecError, build, did_you_mean, read
+from simfleet.spec import build
 from simfleet.workload.models import Model
 
 KINDS = {

@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from simfleet.document import Document, Location, Mark, Problem, SpecError, did_you_mean, overlay, override, read
 from simfleet.facility.cost import AnyCost, Rent
 from simfleet.facility.site import Site
 from simfleet.hardware.profile import Precision, Profile
@@ -21,22 +22,7 @@ from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cos
 from simfleet.library import Library
 from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks, sequence_blocks
 from simfleet.serving.routing import AnyRouting, RoundRobin
-from simfleet.spec import (
-    Document,
-    Location,
-    Mark,
-    Named,
-    Problem,
-    Spec,
-    SpecError,
-    build,
-    default_kind,
-    did_you_mean,
-    overlay,
-    override,
-    read,
-    refusal,
-)
+from simfleet.spec import Named, Spec, build, default_kind, refusal
 from simfleet.units import PositiveSeconds, Seconds
 from simfleet.workload.models import Model
 from simfleet.workload.streams import Stream, Workload

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from simfleet.document import Document
 from simfleet.library import Library
-from simfleet.spec import Document, build
+from simfleet.spec import build
 from simfleet.workload import describe
 from simfleet.workload.describe import dispersion, prefix_hits, spearman
 from simfleet.workload.streams import Workload

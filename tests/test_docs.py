@@ -56,6 +56,13 @@ def test_commands_of_the_readme_exist() -> None:
 def test_metrics_page_defines_every_name_of_the_report() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     report = simulate(load("quickstart", overrides=[("horizon", "1 min"), ("warmup", "0 s")])).summary
-    names = {*report["requests"], *report["latency"], *report["throughput"], *report["energy"], *report["cost"], *report["goodput"]}
+    names = {
+        *report["requests"],
+        *report["latency"],
+        *report["throughput"],
+        *report["energy"],
+        *report["cost"],
+        *report["goodput"],
+    }
     names -= {f"{kind}_tok_s_per_device" for kind in ("output", "input", "total")}
     assert {name for name in names if f"`{name}`" not in page} == set()

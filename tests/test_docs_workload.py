@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from simfleet.document import Document
 from simfleet.library import Library
-from simfleet.spec import Document, build
+from simfleet.spec import build
 from simfleet.streams import Streams
 from simfleet.workload.arrivals import AnyArrival, ClosedLoop
 from simfleet.workload.lengths import Tokens

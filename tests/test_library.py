@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from simfleet.document import SpecError, read
 from simfleet.library import KINDS, Library, shipped
 from simfleet.scenario import load
-from simfleet.spec import SpecError, read
 
 ROOT = Path(__file__).parents[1]
 MODEL = read(shipped("models") / "llama-3.1-8b.yaml")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simfleet.cli import cli
+from simfleet.document import Document, Mark, SpecError, overlay
 from simfleet.scenario import load
-from simfleet.spec import Document, Mark, SpecError, overlay
 
 GOOD = """\
 name: test

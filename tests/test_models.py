@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simfleet.document import Document, SpecError
 from simfleet.library import Library
-from simfleet.spec import Document, SpecError, build
+from simfleet.spec import build
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,11 @@ def test_parameters_are_the_published_ones(name: str) -> None:
 def test_active_parameters(name: str) -> None:
     """Within 7 %, or 17 % where the published figure leaves the embedding out (gpt-oss) or is rounded to 10 B (MiniMax)."""
     model = MODELS[name]
-    assert isclose(model.active_parameters, model.published.active or 0, rel_tol=0.17 if name[:7] in ("gpt-oss", "minimax") else 0.07)
+    assert isclose(
+        model.active_parameters,
+        model.published.active or 0,
+        rel_tol=0.17 if name[:7] in ("gpt-oss", "minimax") else 0.07,
+    )
 
 
 @pytest.mark.skipif(not CSV.exists(), reason="needs the measured data beside the checkout")
@@ -54,7 +59,10 @@ def test_shapes_are_those_collected() -> None:
         assert (model.hidden, model.vocab) == (int(row["hidden"]), int(row["vocab"]))
         if row["kv_bytes_per_token_bf16_full_attn_layers"]:
             assert model.kv_bytes_per_token(2.0) == int(row["kv_bytes_per_token_bf16_full_attn_layers"])
-        if row["params_basis"] == "computed from config" and name not in ("deepseek-v3.2", "glm-5"):  # these two count the indexer here
+        if row["params_basis"] == "computed from config" and name not in (
+            "deepseek-v3.2",
+            "glm-5",
+        ):  # these two count the indexer here
             assert isclose(model.parameters, float(row["params_total_b"]) * 1e9, rel_tol=2e-3)
 
 
@@ -64,7 +72,9 @@ def test_llama_by_hand() -> None:
     assert model.parameters == 32 * layer + 2 * 128256 * 4096
     assert model.kv_bytes_per_token(2.0) == 2 * 8 * 128 * 2 * 32 == 131072
     assert model.weight_bytes("bf16") == 2 * model.parameters
-    assert model.weight_bytes("fp8", 4) == (32 * layer + 2 * 2 * 128256 * 4096) / 4  # embedding and head stay at 16 bits
+    assert (
+        model.weight_bytes("fp8", 4) == (32 * layer + 2 * 2 * 128256 * 4096) / 4
+    )  # embedding and head stay at 16 bits
     assert model.flops_per_token(1000) == 2 * (32 * layer + 128256 * 4096) + 32 * 4 * 32 * 128 * 1000
     assert model.state_bytes(2.0) == 0
 
@@ -78,7 +88,11 @@ def test_latent_attention_by_hand() -> None:
 
 def test_kv_heads_repeat_beyond_their_number() -> None:
     model = MODELS["llama-3.1-70b"]
-    assert [model.kv_bytes_per_token(2.0, tp) / model.kv_bytes_per_token(2.0) for tp in (2, 8, 16)] == [1 / 2, 1 / 8, 1 / 8]
+    assert [model.kv_bytes_per_token(2.0, tp) / model.kv_bytes_per_token(2.0) for tp in (2, 8, 16)] == [
+        1 / 2,
+        1 / 8,
+        1 / 8,
+    ]
 
 
 def test_windows_and_states_do_not_grow() -> None:
@@ -101,13 +115,18 @@ def test_only_experts_of_gpt_oss_are_quantised() -> None:
 
 @given(name=st.sampled_from(NAMES), context=st.integers(0, 10**6), more=st.integers(1, 10**5))
 def test_flops_never_fall_with_context(name: str, context: int, more: int) -> None:
-    assert MODELS[name].flops_per_token(context + more) >= MODELS[name].flops_per_token(context) > 2 * MODELS[name].lm_head
+    assert (
+        MODELS[name].flops_per_token(context + more) >= MODELS[name].flops_per_token(context) > 2 * MODELS[name].lm_head
+    )
 
 
 @given(name=st.sampled_from(NAMES), devices=st.sampled_from([1, 2, 4, 8, 64]))
 def test_narrower_is_smaller_and_devices_share(name: str, devices: int) -> None:
     model = MODELS[name]
-    sizes = [model.weight_bytes(precision, devices) for precision in sorted(BYTES_PER_ELEMENT, key=lambda p: BYTES_PER_ELEMENT[p])]
+    sizes = [
+        model.weight_bytes(precision, devices)
+        for precision in sorted(BYTES_PER_ELEMENT, key=lambda p: BYTES_PER_ELEMENT[p])
+    ]
     assert sizes == sorted(sizes)
     assert isclose(model.weight_bytes("bf16", devices) * devices, 2 * model.parameters)
     assert model.kv_bytes_per_token(2.0, devices) * devices >= model.kv_bytes_per_token(2.0) * (1 - 1e-12)

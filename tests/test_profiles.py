@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from simfleet.document import Document, SpecError
 from simfleet.hardware.profile import Profile, estimates, facts
 from simfleet.library import Library
-from simfleet.spec import Document, SpecError, build
+from simfleet.spec import build
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "hardware"

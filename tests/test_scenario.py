@@ -8,12 +8,12 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from simfleet.document import Mark, SpecError, read
 from simfleet.facility.cost import Own, Rent
 from simfleet.hardware.step import Precisions
 from simfleet.library import Library
 from simfleet.scenario import DEFAULT_SITE, Pool, Scenario, json_schema, load
 from simfleet.serving.engine import Continuous, Static
-from simfleet.spec import Mark, SpecError, read
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 MINIMAL = {

@@ -10,24 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
+from simfleet.document import MOST_DEPTH, Document, Mark, SpecError, did_you_mean, overlay, override, read
 from simfleet.library import Library
-from simfleet.spec import (
-    MOST_DEPTH,
-    Document,
-    Fact,
-    Mark,
-    Named,
-    Spec,
-    SpecError,
-    build,
-    default_kind,
-    did_you_mean,
-    overlay,
-    override,
-    preset,
-    read,
-    refusal,
-)
+from simfleet.spec import Fact, Named, Spec, build, default_kind, preset, refusal
 from simfleet.units import Bytes, Seconds
 
 

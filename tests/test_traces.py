@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from simfleet.spec import Document, SpecError, build
+from simfleet.document import Document, SpecError
+from simfleet.spec import build
 from simfleet.streams import Streams
 from simfleet.workload import tracefile
 from simfleet.workload.describe import dispersion

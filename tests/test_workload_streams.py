@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from simfleet.document import Document, SpecError
 from simfleet.library import Library, shipped
-from simfleet.spec import Document, SpecError, build
+from simfleet.spec import build
 from simfleet.streams import Streams
 from simfleet.workload.streams import Stream, Workload
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from simfleet.spec import Named, Spec, did_you_mean, found, preset, refusal
+from simfleet.document import did_you_mean
+from simfleet.spec import Named, Spec, found, preset, refusal
 from simfleet.streams import Streams
 from simfleet.units import Fraction, PositiveSeconds
 from simfleet.workload.arrivals import CHUNK, AnyArrival, Burst, Open
