@@ -48,17 +48,19 @@ class BlockPool:
 
     def growth(self, step: int, steps: int, rows: int) -> int:
         """Blocks that `steps` decode steps of `rows` sequences after `step` take."""
-        cycles, rest = divmod(steps, self.size)
         last = -step % self.size
+        if steps == 1:
+            return self.phases[last]
+        cycles, rest = divmod(steps, self.size)
         first = last - rest + 1
         if first >= 0:
             return cycles * rows + sum(self.phases[first : last + 1])
         return cycles * rows + sum(self.phases[: last + 1]) + sum(self.phases[first:])
 
     def grow(self, step: int, steps: int, rows: int) -> int:
-        """Take the blocks of these steps; return how many."""
+        """Take the blocks of these steps, which `steps_that_fit` has allowed; return how many."""
         blocks = self.growth(step, steps, rows)
-        self.reserve(blocks)
+        self.free -= blocks
         return blocks
 
     def steps_that_fit(self, step: int, steps: int, rows: int) -> int:

@@ -4,6 +4,7 @@ from simfleet.hardware.power import idle_j, run_energy
 from simfleet.hardware.step import StepCost
 from simfleet.records import Sketch
 from simfleet.serving.batching import Scheduler
+from simfleet.serving.kv import BlockPool
 
 REST_S = 1.0
 """Seconds without work after which a device falls from its gap watts to its idle watts [assumption, docs/physics.md]."""
@@ -31,7 +32,7 @@ class Meter:
         "cost",
         "idle_j",
         "iterations",
-        "output_tokens",
+        "prompts",
         "rest_s",
         "row_steps",
     )
@@ -42,8 +43,8 @@ class Meter:
         self.active_j = 0.0
         self.idle_j = 0.0
         self.iterations = 0
-        self.output_tokens = 0
-        self.row_steps = 0  # decoding sequences, summed over steps
+        self.prompts = 0  # prompts computed to the end: each brings a token
+        self.row_steps = 0  # decoding sequences, summed over steps: each step brings each a token
         self.context_steps = 0.0  # their tokens in KV memory, summed over steps
         self.blocks_peak = 0
         self.block_s = 0.0
@@ -51,6 +52,11 @@ class Meter:
         self._warmup_s = warmup_s
         self._limit_w = cost.limit_w
         self._devices = cost.devices
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens that have come out, whether their requests have ended or not."""
+        return self.row_steps + self.prompts
 
     def run(self, start_s: float, steps: int, scheduler: Scheduler, time: Line, energy: Line) -> None:
         """Book `steps` decode steps, which the batch is about to advance, and the blocks that they take."""
@@ -63,27 +69,26 @@ class Meter:
         batch.clock_j += joules / rows
         self.active_j += joules
         self.iterations += steps
-        self.output_tokens += rows * steps
         self.row_steps += rows * steps
         self.context_steps += batch.context * steps
-        self._hold(kv.total - kv.free, kv.grow(batch.step, steps, rows), seconds)
+        self._hold(kv, kv.grow(batch.step, steps, rows), seconds)
         if start_s >= self._warmup_s:
             self._gaps.add(first, slope, steps, rows)
 
     def mixed(self, start_s: float, scheduler: Scheduler, whole: Line, decodes: Line) -> None:
         """Book one step with prompt chunks: (seconds, joules before the limit) of all of it, and of its decodes alone."""
-        batch, kv = scheduler.batch, scheduler.kv
-        rows, held = len(batch.rows), kv.total - kv.free
+        batch, kv, seconds = scheduler.batch, scheduler.kv, whole[0]
+        rows = len(batch.rows)
         self.share(scheduler, whole, decodes, 1.0)
         self.iterations += 1
-        if rows:
-            self.output_tokens += rows
-            self.row_steps += rows
-            self.context_steps += batch.context
-            self._hold(held, kv.grow(batch.step, 1, rows), whole[0])
-            self.gap(start_s, whole[0], rows)
-        else:
-            self._hold(held, 0, whole[0])
+        if not rows:
+            self._hold(kv, 0, seconds)
+            return
+        self.row_steps += rows
+        self.context_steps += batch.context
+        self._hold(kv, kv.grow(batch.step, 1, rows), seconds)
+        if start_s >= self._warmup_s:
+            self._gaps.add(seconds, 0.0, 1, rows)
 
     def share(self, scheduler: Scheduler, whole: Line, decodes: Line, part: float) -> None:
         """Charge `part` of one step to its decodes and its prompt chunks."""
@@ -109,10 +114,12 @@ class Meter:
         if start_s >= self._warmup_s:
             self._gaps.add(seconds, 0.0, 1, weight)
 
-    def _hold(self, blocks: int, grown: int, seconds: float) -> None:
-        self.block_s += (blocks + grown / 2) * seconds
-        if blocks + grown > self.blocks_peak:
-            self.blocks_peak = blocks + grown
+    def _hold(self, kv: BlockPool, grown: int, seconds: float) -> None:
+        """Book KV occupancy: `grown` blocks, evenly over these seconds, have led to what is held now."""
+        held = kv.total - kv.free
+        self.block_s += (held - grown / 2) * seconds
+        if held > self.blocks_peak:
+            self.blocks_peak = held
 
     def rest_j(self, seconds: float) -> float:
         """Joules of `seconds` without work."""

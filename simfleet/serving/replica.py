@@ -218,7 +218,7 @@ class Replica:
         """The prompt is in KV memory, and with it a token comes out."""
         now = self.env.now
         request.generated += 1
-        self.meter.output_tokens += 1
+        self.meter.prompts += 1
         if isnan(request.first_s):
             request.first_s = now
             request.account.input_tokens += request.input_tokens
