@@ -9,6 +9,8 @@ from struct import Struct
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+
 
 class Status(IntEnum):
     """How a request ended. The five add up to all that arrived."""
@@ -147,61 +149,38 @@ class PoolLedger:
 
 
 class Sketch:
-    """Weighted quantiles of positive numbers in buckets 0.5 % wide: constant memory however many are added.
-
-    `add` only notes; buckets are filled for thousands of notes at once.
-    """
+    """Weighted quantiles of positive numbers in buckets 0.5 % wide: constant memory however many are added."""
 
     _WIDTH = log(1.005)
-    _NOTES = 4096
 
     def __init__(self) -> None:
+        self.count = 0.0
+        self.total = 0.0
         self._weights: dict[int, float] = {}
-        self._count = 0.0
-        self._total = 0.0
-        self._notes: list[tuple[float, float, int, int]] = []
 
-    def add(self, first: float, slope: float = 0.0, steps: int = 1, weight: int = 1) -> None:
-        """Add the `steps` values first, first + slope, ..., each `weight` times."""
-        self._notes.append((first, slope, steps, weight))
-        if len(self._notes) == self._NOTES:
-            self._settle()
+    def add(self, first: Floats, slope: Floats, steps: Floats, weight: Floats) -> None:
+        """For each i add the steps[i] values first[i], first[i] + slope[i], ..., each weight[i] times; slopes are at least 0.
 
-    def _settle(self) -> None:
-        """Put the noted values into their buckets: value v belongs to bucket ceil(log v / width)."""
-        if not self._notes:
-            return
-        first, slope, steps, weight = np.array(self._notes).T
-        self._notes.clear()
+        Value v belongs to bucket ceil(log v / width). Of a run that spans several buckets, the values up to each bucket's edge are
+        counted from the line.
+        """
         last = first + slope * (steps - 1)
         low = np.ceil(np.log(first) / self._WIDTH).astype(int)
         high = np.ceil(np.log(last) / self._WIDTH).astype(int)
-        self._count += float(np.sum(steps * weight))
-        self._total += float(np.sum(steps * weight * (first + last) / 2))
+        self.count += float(np.sum(steps * weight))
+        self.total += float(np.sum(steps * weight * (first + last) / 2))
         spans = high - low + 1
+        starts = np.cumsum(spans) - spans
         run = np.repeat(np.arange(len(first)), spans)
-        bucket = np.arange(len(run)) - np.repeat(np.cumsum(spans) - spans, spans) + low[run]
+        bucket = np.arange(len(run)) - starts[run] + low[run]
         with np.errstate(divide="ignore", invalid="ignore"):
             below = np.floor((np.exp(self._WIDTH * bucket) - first[run]) / slope[run]) + 1
         below = np.where(bucket == high[run], steps[run], np.minimum(below, steps[run]))
         shares = np.diff(below, prepend=0.0)
-        starts = np.cumsum(spans) - spans
         shares[starts] = below[starts]
         names, where = np.unique(bucket, return_inverse=True)
         for name, share in zip(names.tolist(), np.bincount(where, shares * weight[run]).tolist(), strict=True):
             self._weights[name] = self._weights.get(name, 0.0) + share
-
-    @property
-    def count(self) -> float:
-        """How many values have been added."""
-        self._settle()
-        return self._count
-
-    @property
-    def total(self) -> float:
-        """Their exact sum."""
-        self._settle()
-        return self._total
 
     @property
     def mean(self) -> float:

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
 from itertools import pairwise, repeat
-from math import fsum, inf
+from math import inf
 from typing import NamedTuple
 
 from simpy import Environment, Event
 
 from simfleet.facility.site import node_j, rated_w, servers_of
-from simfleet.hardware.step import StepCost
 from simfleet.records import Account, PoolLedger, Records, Status, request_table, timeline_table
 from simfleet.result import Result
 from simfleet.run import Run
@@ -68,10 +67,8 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     """The fleet of `scenario`: replicas of every pool, a router per model, a lane per stream."""
     fleet = Fleet(env, records, detail)
     for index, pool in enumerate(scenario.pools.values()):
-        cost = pool.step_cost()
-        fleet.pools.append(
-            [_replica(fleet, pool, cost, index, number, scenario.warmup) for number in range(pool.replicas)]
-        )
+        meter = Meter(pool.step_cost(), pool.kv_blocks(), records.itl, scenario.warmup)
+        fleet.pools.append([_replica(fleet, pool, meter, index, number) for number in range(pool.replicas)])
     for model in dict.fromkeys(stream.model.name for stream in scenario.workload.streams):
         serving = [
             r
@@ -86,12 +83,11 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     return fleet
 
 
-def _replica(fleet: Fleet, pool: Pool, cost: StepCost, index: int, number: int, warmup_s: float) -> Replica:
+def _replica(fleet: Fleet, pool: Pool, meter: Meter, index: int, number: int) -> Replica:
     engine, shape = pool.engine, (pool.tensor_parallel, pool.precision)
     kv = BlockPool(pool.kv_blocks(), engine.block_size, sequence_blocks(pool.network, engine, *shape))
     limits = Limits(engine.token_budget, engine.max_sequences, engine.queue_limit, isinstance(engine, Static))
-    meter = Meter(cost, fleet.records.itl, warmup_s)
-    replica = Replica(fleet.env, Scheduler(kv, limits, cost.limit), meter, fleet.ended)
+    replica = Replica(fleet.env, Scheduler(kv, limits, meter.cost.limit), meter, fleet.ended)
     replica.pool, replica.number = index, number
     return replica
 
@@ -190,12 +186,17 @@ class Timeline:
 
     def _take(self) -> None:
         now = self._fleet.env.now
-        sums = [
-            [sum(column) for column in zip(*(r.snapshot() for r in pool), strict=True)] for pool in self._fleet.pools
-        ]
+        sums = [self._totals(pool) for pool in self._fleet.pools]
         self._samples.append((now, sums))
         if self._progress is not None:
             self._progress(now)
+
+    @staticmethod
+    def _totals(pool: list[Replica]) -> list[float]:
+        """Running, waiting, blocks held, tokens and joules since the start, of all replicas of a pool."""
+        levels = [sum(column) for column in zip(*(replica.snapshot() for replica in pool), strict=True)]
+        meter = pool[0].meter
+        return [*levels[:3], levels[3] + meter.output_tokens, levels[4] + meter.active_j + meter.idle_j]
 
     def close(self) -> None:
         """Close the fleet, and write the rows: levels at each instant, watts and tokens per second over the interval before it."""
@@ -216,10 +217,9 @@ def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: 
     """What one pool did and drew, at all four boundaries."""
     pool = scenario.pools[name]
     site = scenario.sites[pool.site]
-    meters, schedulers = [replica.meter for replica in replicas], [replica.scheduler for replica in replicas]
-    devices = pool.replicas * pool.tensor_parallel
-    active_j = fsum(meter.active_j for meter in meters)
-    accelerator_j = active_j + fsum(meter.idle_j for meter in meters)
+    meter, schedulers = replicas[0].meter, [replica.scheduler for replica in replicas]
+    devices = pool.devices
+    accelerator_j = meter.active_j + meter.idle_j
     at_node_j = node_j(pool.profile.server, accelerator_j, servers_of(pool.profile.server, devices), duration_s)
     facility_j = site.facility_j(at_node_j, rated_w(pool.profile, devices), duration_s)
     total = schedulers[0].kv.total
@@ -228,8 +228,8 @@ def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: 
         replicas=pool.replicas,
         devices=devices,
         duration_s=duration_s,
-        busy_device_s=fsum(duration_s - meter.rest_s for meter in meters) * pool.tensor_parallel,
-        active_j=active_j,
+        busy_device_s=(duration_s * len(replicas) - meter.rest_s) * pool.tensor_parallel,
+        active_j=meter.active_j,
         accelerator_j=accelerator_j,
         node_j=at_node_j,
         facility_j=facility_j,
@@ -237,32 +237,30 @@ def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: 
         litres_water=site.litres(at_node_j),
         electricity_usd=site.electricity_usd(facility_j),
         kv_blocks=total,
-        kv_mean=fsum(meter.block_s for meter in meters) / (total * len(replicas) * duration_s) if duration_s else 0.0,
-        kv_peak=max(meter.blocks_peak for meter in meters) / total,
+        kv_mean=meter.block_s / (total * len(replicas) * duration_s) if duration_s else 0.0,
+        kv_peak=meter.blocks_peak / total,
         waiting_peak=max(scheduler.waiting_peak for scheduler in schedulers),
         preemptions=sum(scheduler.preemptions for scheduler in schedulers),
-        iterations=sum(meter.iterations for meter in meters),
-        output_tokens=sum(meter.output_tokens for meter in meters),
+        iterations=meter.iterations,
+        output_tokens=meter.output_tokens,
         kv_stalls=sum(scheduler.kv_stalls for scheduler in schedulers),
         seat_stalls=sum(scheduler.seat_stalls for scheduler in schedulers),
-        binds=_binds(pool, replicas),
+        binds=_binds(pool, meter, schedulers),
     )
 
 
-def _binds(pool: Pool, replicas: list[Replica]) -> str:
+def _binds(pool: Pool, meter: Meter, schedulers: list[Scheduler]) -> str:
     """What holds the pool back: seats or KV blocks where requests waited for them, else what its mean decode step waits for."""
-    meters, schedulers = [replica.meter for replica in replicas], [replica.scheduler for replica in replicas]
-    iterations = sum(meter.iterations for meter in meters)
-    if not iterations:
+    if not meter.iterations:
         return "nothing: no work"
     short_of = {
         "KV memory": sum(scheduler.kv_stalls + scheduler.preemptions for scheduler in schedulers),
         "max_sequences": sum(scheduler.seat_stalls for scheduler in schedulers),
     }
-    rows = max(sum(meter.row_steps for meter in meters) / iterations, 1.0)
-    context = sum(meter.context_steps for meter in meters) / max(sum(meter.row_steps for meter in meters), 1)
-    waits = pool.step_cost().binding(round(rows), round(context))
+    waits = pool.step_cost().binding(max(round(meter.mean_rows), 1), round(meter.mean_context))
     resource = max(waits, key=lambda name: waits[name])
-    step = f"{resource}, {waits[resource] / sum(waits.values()):.0%} of a step of {rows:.0f} sequences"
+    step = (
+        f"{resource}, {waits[resource] / sum(waits.values()):.0%} of a step of {max(meter.mean_rows, 1):.0f} sequences"
+    )
     scarce = max(short_of, key=lambda name: short_of[name])
-    return f"{scarce}, then {step}" if short_of[scarce] > 0.05 * iterations else step
+    return f"{scarce}, then {step}" if short_of[scarce] > 0.05 * meter.iterations else step

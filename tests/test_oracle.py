@@ -41,7 +41,10 @@ def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
         ended_s[request] = env.now
 
     replica = Replica(
-        env, Scheduler(BlockPool(case.total, 16, case.per_sequence), case.limits, cost.limit), Meter(cost, gaps), ended
+        env,
+        Scheduler(BlockPool(case.total, 16, case.per_sequence), case.limits, cost.limit),
+        Meter(cost, case.total, gaps),
+        ended,
     )
     requests: list[Request] = []
 
@@ -88,14 +91,16 @@ def compare(case: Case, cost: StepCost) -> Oracle:
         if not isnan(ask.end_s):
             assert request.last_s == pytest.approx(ask.end_s, rel=EXACT)
     meter = replica.meter
+    meter.settle()
+    gaps = meter._gaps
     oracle.idle[-1] += replica.env.now - oracle.now
     busy_s = replica.env.now - meter.rest_s
     assert busy_s == pytest.approx(oracle.busy_s, rel=EXACT)
     assert meter.active_j == pytest.approx(oracle.joules, rel=EXACT)
     assert meter.iterations == oracle.iterations
     assert meter.output_tokens == sum(ask.generated for ask in case.asks)
-    assert meter._gaps.count == len(oracle.gaps)
-    assert meter._gaps.total == pytest.approx(sum(oracle.gaps), rel=EXACT)
+    assert gaps.count == len(oracle.gaps)
+    assert gaps.total == pytest.approx(sum(oracle.gaps), rel=EXACT)
     rest = sum(cost.gap_w * min(s, REST_S) + cost.idle_w * max(s - REST_S, 0) for s in oracle.idle)
     assert meter.idle_j == pytest.approx(rest, rel=EXACT, abs=EXACT)
     charged = sum(r.account.prefill_j + r.account.decode_j for r in requests)

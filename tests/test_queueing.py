@@ -40,8 +40,9 @@ def serve(
     """Poisson arrivals of one-token prompts with the given output lengths; the table of requests, in order of arrival."""
     env, records = Environment(), Records(request_table(True), timeline_table())
     fleet, cost = Fleet(env, records, True), ConstantStep(prefill_s)
+    meter = Meter(cost, 10**6, records.itl)
     group = [
-        Replica(env, Scheduler(BlockPool(10**6, 16), Limits(10**6, seats), None), Meter(cost, records.itl), fleet.ended)
+        Replica(env, Scheduler(BlockPool(10**6, 16), Limits(10**6, seats), None), meter, fleet.ended)
         for _ in range(replicas)
     ]
     rng = np.random.default_rng(seed)

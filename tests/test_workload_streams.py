@@ -215,3 +215,9 @@ def test_lengths_are_plain_whole_numbers():
     pairs = list(islice(opened().lengths(Streams(0)), 5000))
     assert np.shape(pairs) == (5000, 2)
     assert all(type(value) is int for pair in pairs[:10] for value in pair)
+
+
+def test_input_and_output_lengths_are_drawn_independently():
+    same = {"dist": "lognormal", "median": 500, "sigma": 0.8}
+    pairs = np.array(list(islice(opened(tokens={"input": same, "output": same}).lengths(Streams(0)), 20_000)))
+    assert abs(np.corrcoef(np.log(pairs.T))[0, 1]) < 4 / np.sqrt(20_000)

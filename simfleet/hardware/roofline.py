@@ -65,6 +65,34 @@ def gemm(
     return Operator(name, launch * constants.t0.value, compute_s, memory_s, bytes=moved, flops=flops)
 
 
+class Attention(NamedTuple):
+    """All attention layers of one kind on one device: what each token of context costs.
+
+    A decode step over S tokens takes max(key_s * S, decode_s * S), which stays affine in S; prompt chunks of A query-key pairs over
+    K keys take max(key_s * K, pair_s * A). With eba, efa the profile's shares of bandwidth and peak:
+    key_s = key_bytes / (eba*BW), decode_s = decode_flops / (efa*peak), pair_s = pair_flops / (efa*peak) [s];
+    bytes [B] and flops are of one key, one token of context and one pair, on one device.
+    """
+
+    limited: bool
+    key_s: float
+    decode_s: float
+    pair_s: float
+    key_bytes: float
+    decode_flops: float
+    pair_flops: float
+
+    def decode(self, seen: float) -> Operator:
+        """One query per sequence over `seen` tokens of context in all."""
+        moved, flops = self.key_bytes * seen, self.decode_flops * seen
+        return Operator("attention, decode", 0.0, self.decode_s * seen, self.key_s * seen, bytes=moved, flops=flops)
+
+    def prefill(self, pairs: float, keys: float) -> Operator:
+        """Prompt chunks of `pairs` query-key pairs over `keys` keys."""
+        moved, flops = self.key_bytes * keys, self.pair_flops * pairs
+        return Operator("attention, prefill", 0.0, self.pair_s * pairs, self.key_s * keys, bytes=moved, flops=flops)
+
+
 def experts(
     step: StepConstants, peak: float, bandwidth: float, launch: float, flops: float, read: float, passed_s: float
 ) -> Operator:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from simfleet.hardware.profile import Gemm, Precision, Profile
-from simfleet.hardware.roofline import Operator, all_reduce, elementwise, experts, experts_touched, gemm
+from simfleet.hardware.roofline import Attention, Operator, all_reduce, elementwise, experts, experts_touched, gemm
 from simfleet.workload.models import BYTES_PER_ELEMENT, LayerGroup, Model, Part
 
 SIXTEEN_BITS: tuple[Precision, ...] = ("bf16", "fp16")
@@ -28,32 +28,6 @@ class HostConstants(NamedTuple):
     host_s: float
     per_sequence_s: float
     launch_factor: float
-
-
-class Attention(NamedTuple):
-    """All attention layers of one kind on one device: what each token of context costs.
-
-    A decode step takes the slower of `key_s` and `decode_s` per token of context; a prompt chunk the slower of `key_s` per key
-    and `pair_s` per query-key pair. `key_bytes` [B], `decode_flops` and `pair_flops` are the work behind these seconds.
-    """
-
-    limited: bool
-    key_s: float
-    decode_s: float
-    pair_s: float
-    key_bytes: float
-    decode_flops: float
-    pair_flops: float
-
-    def decode(self, seen: float) -> Operator:
-        """One query per sequence over `seen` tokens of context in all."""
-        moved, flops = self.key_bytes * seen, self.decode_flops * seen
-        return Operator("attention, decode", 0.0, self.decode_s * seen, self.key_s * seen, bytes=moved, flops=flops)
-
-    def prefill(self, pairs: float, keys: float) -> Operator:
-        """Prompt chunks of `pairs` query-key pairs over `keys` keys."""
-        moved, flops = self.key_bytes * keys, self.pair_flops * pairs
-        return Operator("attention, prefill", 0.0, self.pair_s * pairs, self.key_s * keys, bytes=moved, flops=flops)
 
 
 def attended(prefix: int, tokens: int) -> int:

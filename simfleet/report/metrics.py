@@ -169,8 +169,8 @@ def regime(run: Run) -> str:
 
     Overloaded: more than 1 % were turned away or hung up, or over the second half of the arrivals fewer than 95 % as many requests
     ended as arrived while the mean queue wait of the last quarter is over twice the second quarter's and over 1 s. Backlogged:
-    otherwise, when waiting takes more than a tenth of the mean time from arrival to last token. Who is still in flight at the end
-    has waited until then.
+    otherwise, when waiting takes more than a tenth of the mean time from arrival to last token. Who is still in flight has waited
+    until the end, and who hung up for as long as the stream's timeout.
     """
     rows = run.requests[run.measured]
     turned_away = np.isin(rows["status"], (Status.REJECTED, Status.FAILED))
@@ -179,7 +179,10 @@ def regime(run: Run) -> str:
     rows = rows[~turned_away]
     if len(rows) < REGIME_SAMPLES:
         return "stable"
-    so_far_s = run.records.duration_s - rows["arrival_s"]
+    patience_s = np.array(
+        [np.inf if stream.timeout is None else stream.timeout for stream in run.scenario.workload.streams]
+    )
+    so_far_s = np.minimum(run.records.duration_s - rows["arrival_s"], patience_s[rows["stream"]])
     waits = np.where(np.isnan(rows["queue_wait_s"]), so_far_s, rows["queue_wait_s"])
     stays = np.where(np.isnan(rows["e2e_s"]), so_far_s, rows["e2e_s"])
     second, fourth = (float(waits[len(rows) * i // 4 : len(rows) * (i + 1) // 4].mean()) for i in (1, 3))

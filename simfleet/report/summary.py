@@ -63,8 +63,8 @@ def headline(report: Json) -> list[str]:
     )
     return [
         f"{report['scenario']['name']}: {report['scenario']['description']}".rstrip(": "),
-        f"regime: {report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']} | {asked['arrived']:,} requests, "
-        f"{asked['completed']:,} completed" + (f", {ends}" if ends else ""),
+        f"regime: {report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']}",
+        f"{asked['arrived']:,} requests: {asked['completed']:,} completed" + (f", {ends}" if ends else ""),
         f"{number(rate['output_tok_s'])} output tok/s, {number(rate['input_tok_s'])} input tok/s, "
         f"{number(rate['output_tok_s_per_device'])} output tok/s per device",
     ]
@@ -184,7 +184,7 @@ def markdown(report: Json) -> str:
     for table in tables(report):
         lines += ["", f"## {table.heading}", ""]
         lines += [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
-        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
         lines += ["", *(f"{note}  " for note in table.notes)] if table.notes else []
     lines += ["", "## Estimates used", "", *(f"- {line}" for line in report["assumptions"])]
     lines += ["", "## Formulas", "", *(f"- `{name}`: {formula}" for name, formula in report["formulas"].items())]

@@ -158,6 +158,12 @@ class DecodeBatch:
             self.growing -= len(self._due(self._crossings))
         return self._due(self._finishes) if self._finishes[0][0] <= self.step else []
 
+    def charge(self, device_s: float, joules: float) -> None:
+        """These device-seconds and joules are shared evenly by the rows."""
+        rows = len(self.rows)
+        self.clock_s += device_s / rows
+        self.clock_j += joules / rows
+
     def _due(self, heap: Entries) -> list[Request]:
         due: list[Request] = []
         while heap and heap[0][0] <= self.step:

@@ -10,14 +10,18 @@ from simfleet.hardware.power import run_energy
 from simfleet.hardware.step import attended, attended_limited, keys_limited
 from simfleet.records import Status
 from simfleet.serving.batching import Request, Scheduler
-from simfleet.serving.meter import Line, Meter
+from simfleet.serving.meter import NOTES, Meter
 
 if TYPE_CHECKING:
     from simfleet.serving.routing import Router
 
 
+Line = tuple[float, float]
+"""A quantity of a run's steps: its value in the first step, and how much each next one adds."""
+
+
 class Snapshot(NamedTuple):
-    """Where a replica stands at an instant; tokens and joules are totals since the start, linear within a run."""
+    """Where a replica stands at an instant; tokens and joules are those that the meter does not know of yet, linear within a run."""
 
     running: int
     waiting: int
@@ -194,14 +198,21 @@ class Replica:
 
     def _apply(self, steps: int) -> None:
         """`steps` steps of the run are over: book them, then let their tokens out."""
-        scheduler, batch = self.scheduler, self.scheduler.batch
-        chunks = scheduler.chunks
+        scheduler, batch, kv = self.scheduler, self.scheduler.batch, self.scheduler.kv
+        rows, chunks, context, (first, slope) = len(batch.rows), scheduler.chunks, batch.context, self._time
+        seconds = steps * (first + slope * (steps - 1) / 2)
         if chunks:
-            self.meter.mixed(self._start_s, scheduler, self._step(0), self._decodes)
+            joules = self._share_mixed(1.0)
             scheduler.chunks = []
         else:
-            self.meter.run(self._start_s, steps, scheduler, self._time, self._energy)
-        if batch.rows:
+            joules = run_energy(first, slope, *self._energy, steps, self._cost.limit_w)
+            batch.charge(seconds * self._cost.devices, joules)
+        grown = kv.grow(batch.step, steps, rows) if rows else 0
+        notes = self.meter.notes
+        notes.append((self._start_s, seconds, joules, rows, steps, first, slope, context, kv.free, grown))
+        if len(notes) == NOTES:
+            self.meter.settle()
+        if rows:
             for request in batch.advance(steps):
                 scheduler.leave(request)
                 self._answer(request)
@@ -210,9 +221,25 @@ class Replica:
             if request.computed == request.prompt:
                 self._first_token(request)
 
-    def _step(self, number: int) -> Line:
-        """Seconds, and joules before the power limit, of one step of the run."""
-        return self._time[0] + number * self._time[1], self._energy[0] + number * self._energy[1]
+    def _share_mixed(self, part: float) -> float:
+        """Charge `part` of a mixed step: its decodes pay what they would have cost alone, the chunks share the rest by tokens.
+
+        Return the joules of that part.
+        """
+        scheduler, limit_w, devices = self.scheduler, self._cost.limit_w, self._cost.devices
+        seconds, joules = self._time[0], min(limit_w * self._time[0], self._energy[0])
+        decode_s, decode_j = self._decodes[0], min(limit_w * self._decodes[0], self._decodes[1])
+        if decode_s:
+            scheduler.batch.charge(decode_s * part * devices, decode_j * part)
+        tokens = sum([new for _, _, new in scheduler.chunks])
+        token_s, token_j = (seconds - decode_s) * part * devices / tokens, (joules - decode_j) * part / tokens
+        for request, _, new in scheduler.chunks:
+            account = request.account
+            request.device_s += token_s * new
+            request.energy_j += token_j * new
+            account.prefill_device_s += token_s * new
+            account.prefill_j += token_j * new
+        return joules * part
 
     def _first_token(self, request: Request) -> None:
         """The prompt is in KV memory, and with it a token comes out."""
@@ -223,7 +250,7 @@ class Replica:
             request.first_s = now
             request.account.input_tokens += request.input_tokens
         else:
-            self.meter.gap(request.last_s, now - request.last_s, 1)
+            self.meter.gap(request.last_s, now - request.last_s)
         if request.generated < request.output_tokens:
             self.scheduler.join(request)
         else:
@@ -237,17 +264,17 @@ class Replica:
 
     def snapshot(self) -> Snapshot:
         """Where this replica stands now; changes nothing."""
-        scheduler, meter, passed = self.scheduler, self.meter, self.env.now - self._start_s
+        scheduler, passed = self.scheduler, self.env.now - self._start_s
         kv, rows, steps = scheduler.kv, len(scheduler.batch.rows), self._steps
-        blocks, tokens, joules = kv.total - kv.free, float(meter.output_tokens), meter.active_j + meter.idle_j
+        running, held = rows + len(scheduler.chunks), kv.total - kv.free
         if self._armed is None:
-            joules += meter.rest_j(passed)
-        elif steps:
-            share = passed / self._elapsed(steps)
-            blocks += round(share * kv.growth(scheduler.batch.step, steps, rows)) if rows else 0
-            tokens += share * steps * rows
-            joules += share * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
-        return Snapshot(rows + len(scheduler.chunks), scheduler.waiting, blocks, tokens, joules)
+            return Snapshot(running, scheduler.waiting, held, 0.0, self.meter.rest_j(passed))
+        if not steps:
+            return Snapshot(running, scheduler.waiting, held, 0.0, 0.0)
+        share = passed / self._elapsed(steps)
+        grown = round(share * kv.growth(scheduler.batch.step, steps, rows)) if rows else 0
+        joules = share * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
+        return Snapshot(running, scheduler.waiting, held + grown, share * steps * rows, joules)
 
     def close(self) -> None:
         """The simulation ends now: book what is done of the run in progress, and end all requests as in flight."""
@@ -266,7 +293,17 @@ class Replica:
             steps -= 1
         if steps:
             self._apply(steps)
-        left_s, whole = passed_s - self._elapsed(steps), self._step(steps)
+        left_s = passed_s - self._elapsed(steps)
         if left_s > 0:
-            decodes = self._decodes if self.scheduler.chunks else whole
-            self.meter.share(self.scheduler, whole, decodes, left_s / whole[0])
+            self._book_part(steps, left_s)
+
+    def _book_part(self, steps: int, left_s: float) -> None:
+        """Book the first `left_s` seconds of the step after `steps` steps: no token comes of it."""
+        batch, kv = self.scheduler.batch, self.scheduler.kv
+        seconds, joules = self._time[0] + steps * self._time[1], self._energy[0] + steps * self._energy[1]
+        if self.scheduler.chunks:
+            booked_j = self._share_mixed(left_s / seconds)
+        else:
+            booked_j = min(self._cost.limit_w * seconds, joules) * left_s / seconds
+            batch.charge(left_s * self._cost.devices, booked_j)
+        self.meter.notes.append((self._start_s, left_s, booked_j, 0, 0, seconds, 0.0, 0, kv.free, 0))

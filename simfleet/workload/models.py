@@ -1,5 +1,6 @@
 """Networks as shapes: parameters, bytes and flops computed layer by layer from what a config file says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -28,6 +29,7 @@ Part = Literal["attention", "mlp", "expert", "lm_head", "embedding"]
 Shape = dict[str, Any]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Wider = Literal["bf16", "fp16", "fp8", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,50 +72,42 @@ def _divisor(key: str, value: int, of: str, whole: int) -> None:
         raise refusal([((key,), f"expected a divisor of the {whole} {of}, got {value}")])
 
 
+def _together(**keys: int | None) -> None:
+    """Raise an error unless all of `keys` are given, or none."""
+    if len({not value for value in keys.values()}) > 1:
+        raise refusal([((), f"expected {', '.join(f'`{key}`' for key in keys)} together or none of them")])
+
+
 # -- attention -----------------------------------------------------------------------------------------------------------
 
 
-class _Grouped(Spec):
+class Heads(Spec):
+    """Multi-head or grouped-query attention over the whole context, or in a `window` over the last `limit` tokens."""
+
+    kind: Literal["full", "window"]
     heads: Positive
     kv_heads: Positive
     head_dim: Positive
+    limit: Tokens | None = None
     gated: bool = Field(False, description="A gate as wide as the queries on the output")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _divisor("kv_heads", self.kv_heads, "heads", self.heads)
+        if (self.kind == "window") == (self.limit is None):
+            raise refusal(
+                [(("limit",), f"expected {'a' if self.kind == 'window' else 'no'} limit with kind `{self.kind}`")]
+            )
         return self
 
     def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
         queries, kv = self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim
         return {
-            "qkv": hidden * (queries * (1 + self.gated) + kv), "out": queries * hidden, "heads": self.heads,
-            "kv_heads": self.kv_heads, "head_dim": self.head_dim, "value_dim": self.head_dim, "kv_elements": kv,
+            "attention": self.kind, "limit": self.limit, "qkv": hidden * (queries * (1 + self.gated) + kv), "out": queries * hidden,
+            "heads": self.heads, "kv_heads": self.kv_heads, "head_dim": self.head_dim, "value_dim": self.head_dim,
+            "kv_elements": kv, "window": self.limit or 0, "window_elements": kv,
         }  # fmt: skip
-
-
-class Full(_Grouped):
-    """Multi-head or grouped-query attention over the whole context."""
-
-    kind: Literal["full"]
-
-    def shape(self, hidden: int) -> Shape:
-        """Elements of one layer."""
-        return {"attention": "full", **super().shape(hidden)}
-
-
-class Window(_Grouped):
-    """The same over the last `limit` tokens."""
-
-    kind: Literal["window"]
-    limit: Tokens
-
-    def shape(self, hidden: int) -> Shape:
-        """Elements of one layer."""
-        shape = super().shape(hidden)
-        kept = {"window": self.limit, "window_elements": shape["kv_elements"]}
-        return {"attention": "window", "limit": self.limit, **shape, **kept}
 
 
 class Latent(Spec):
@@ -133,10 +127,7 @@ class Latent(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len({self.limit is None, self.indexer_heads == 0, self.indexer_dim == 0}) > 1:
-            raise refusal(
-                [((), "expected `limit`, `indexer_heads` and `indexer_dim` together: the indexer picks the tokens")]
-            )
+        _together(limit=self.limit, indexer_heads=self.indexer_heads, indexer_dim=self.indexer_dim)
         return self
 
     def shape(self, hidden: int) -> Shape:
@@ -176,10 +167,7 @@ class Compressed(Spec):
     @model_validator(mode="after")
     def _check(self) -> Self:
         _divisor("ratio", self.ratio, "elements of `head_dim`", self.head_dim)
-        if len({self.top_k is None, self.indexer_heads == 0, self.indexer_dim == 0}) > 1:
-            raise refusal(
-                [((), "expected `top_k`, `indexer_heads` and `indexer_dim` together: the indexer picks the keys")]
-            )
+        _together(top_k=self.top_k, indexer_heads=self.indexer_heads, indexer_dim=self.indexer_dim)
         return self
 
     def shape(self, hidden: int) -> Shape:
@@ -267,7 +255,7 @@ class Experts(Spec):
 
 # -- the network ---------------------------------------------------------------------------------------------------------
 
-AnyAttention = Annotated[Full | Window | Latent | Compressed | Linear, Field(discriminator="kind")]
+AnyAttention = Annotated[Heads | Latent | Compressed | Linear, Field(discriminator="kind")]
 AnyMlp = Annotated[Dense | Experts, Field(discriminator="kind")]
 
 
@@ -311,9 +299,8 @@ class Model(Spec):
     tied_embeddings: bool = Field(False, description="The LM head is the embedding")
     max_context: Tokens
     layers: tuple[Layers, ...] = Field(min_length=1)
-    quantised: tuple[Part, ...] = Field(
-        ("attention", "mlp", "expert"),
-        description="Parts that a format below 16 bits covers; the rest stays at 16 bits",
+    mixed: dict[Part, Wider] = Field(
+        default_factory=dict, description="Parts that the network's 4-bit checkpoints store wider, and how"
     )
     scale_block: Positive = Field(
         16, description="Elements under one byte of scale in 4-bit formats: NVFP4 16, MXFP4 32"
@@ -326,6 +313,12 @@ class Model(Spec):
         """Layers by shape."""
         return tuple(layers.group(self.hidden) for layers in self.layers)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, with its own `groups` where `update` changes the shape."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("groups", None)
+        return copy
+
     @property
     def embedding(self) -> int:
         """Weights of the embedding; it is read one row per token, not multiplied."""
@@ -336,7 +329,7 @@ class Model(Spec):
         """Weights of the product that gives the next token's logits; with `tied_embeddings` those of the embedding."""
         return self.vocab * self.hidden
 
-    @cached_property
+    @property
     def parts(self) -> dict[Part, int]:
         """All weights by part, norms and biases aside; tied ones once, as the embedding."""
         return {
@@ -347,22 +340,28 @@ class Model(Spec):
             "lm_head": 0 if self.tied_embeddings else self.lm_head,
         }
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         """All weights, norms and biases aside."""
         return sum(self.parts.values())
 
-    @cached_property
+    @property
     def active_parameters(self) -> int:
         """Weights that one token meets; embedding and head included, as in most published figures."""
         return self.parameters - sum(g.count * g.expert * (g.experts - g.experts_per_token) for g in self.groups)
 
     def part_precision(self, part: Part, precision: str) -> str:
-        """How a part is stored when the model is in `precision`: 16 bits where the format does not cover it."""
+        """How a part is stored when the model is in `precision`, one of BYTES_PER_ELEMENT. Raises ValueError.
+
+        Embedding and head stay at 16 bits below that, as in the released checkpoints; `mixed` parts are wider than 4 bits.
+        """
         if precision not in BYTES_PER_ELEMENT:
             raise ValueError(f"expected one of {', '.join(BYTES_PER_ELEMENT)}, got `{precision}`")
-        wide = BYTES_PER_ELEMENT[precision] >= BYTES_PER_ELEMENT["bf16"]
-        return precision if wide or part in self.quantised else "bf16"
+        if BYTES_PER_ELEMENT[precision] >= BYTES_PER_ELEMENT["bf16"]:
+            return precision
+        if precision in FOUR_BITS and part in self.mixed:
+            return self.mixed[part]
+        return "bf16" if part in ("embedding", "lm_head") else precision
 
     def element_bytes(self, part: Part, precision: str) -> float:
         """Bytes per weight of a part, scales of 4-bit formats included [B]."""
