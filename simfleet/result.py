@@ -150,7 +150,7 @@ def _without(table: "pd.DataFrame", missing: list[str]) -> "pd.DataFrame":
             return super().__getitem__(key)
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            return pd.DataFrame(self).__reduce_ex__(protocol)
+            return pd.DataFrame, (dict(self.items()), self.index)
 
     return WithoutDetail(table)
 

@@ -23,6 +23,11 @@ class Request:
     Tokens in KV memory while decoding:  [0 ........ base + step)  with `step` the replica's count of decode steps.
     """
 
+    base: int
+    clock_s: float  # the batch's clocks when it joined
+    clock_j: float
+    last_s: float  # last token before a preemption
+
     __slots__ = (
         "account", "arrival_s", "base", "clock_j", "clock_s", "computed", "deadline_s", "device_s", "done", "energy_j", "entry",
         "first_s", "generated", "input_tokens", "last_s", "output_tokens", "preemptions", "prompt", "replica", "return_s",
