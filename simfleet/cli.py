@@ -5,18 +5,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from simfleet.document import SpecError
 from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
+from simfleet.result import Result
 from simfleet.scenario import Scenario, json_schema, load
+from simfleet.simulation import simulate
 from simfleet.workload import describe
-
-if TYPE_CHECKING:
-    from simfleet.result import Result
 
 BAD_INPUT, SIMULATION_ERROR = 2, 4
 SHOWN = ("bf16", "fp8", "int8", "fp4")
@@ -36,6 +35,8 @@ def _bad_input() -> Iterator[None]:
         _stop(error, BAD_INPUT)
     except (LookupError, OSError) as error:
         _stop(f"error: {error.args[0] if isinstance(error, LookupError) else error}", BAD_INPUT)
+    except ImportError as error:
+        _stop(f"error: {error}; `pip install simfleet[parquet]` brings it", BAD_INPUT)
 
 
 _paths = click.option(
@@ -59,7 +60,9 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("scenario")
-@click.option("--seed", default=0, show_default=True, help="Same scenario and seed, same bytes.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same scenario and seed, same bytes."
+)
 @_overrides
 @_variant
 @_paths
@@ -99,9 +102,7 @@ def _pairs(overrides: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(text.partition("=")[0], text.partition("=")[2]) for text in overrides]
 
 
-def _simulate(scenario: Scenario, seed: int, detail: bool) -> "Result":
-    from simfleet.simulation import simulate  # noqa: PLC0415 - simulating needs pandas; `validate` must not wait for it
-
+def _simulate(scenario: Scenario, seed: int, detail: bool) -> Result:
     try:
         with _progress(scenario.horizon) as progress:
             return simulate(scenario, seed=seed, requests=detail, progress=progress)
@@ -216,7 +217,7 @@ def workload() -> None:
 
 @workload.command("describe")
 @click.argument("scenario")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_overrides
 @_variant

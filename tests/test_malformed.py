@@ -194,6 +194,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         (["run", "w1", "--variant", "huge"], "unknown variant `huge`; the scenario has none"),
         (["run", "w1", "--path", "nowhere-at-all"], "nowhere-at-all"),
         (["run", "w1", "--requests", "csv"], "--requests needs --out"),
+        (["run", "w1", "--seed", "-1"], "-1 is not in the range"),
         (["profiles", "h1000"], "unknown hardware profile `h1000`"),
     ],
 )

@@ -167,6 +167,12 @@ def test_overloaded_when_the_queue_only_grows():
     assert regime(make_run(rows_with_waits([0.5 * i for i in range(40)]))) == "overloaded"
 
 
+def test_a_queue_of_less_than_a_second_is_no_overload():
+    """The same growth in milliseconds: answers take so long that few end, but nobody waits."""
+    rows = rows_with_waits([0.02 * i for i in range(40)], serve_s=60.0)
+    assert regime(make_run(rows)) == "stable"
+
+
 def test_a_queue_that_goes_down_again_is_a_backlog():
     waits = [0.5 * min(i, 40 - i) for i in range(40)]
     assert regime(make_run(rows_with_waits(waits))) == "backlogged"

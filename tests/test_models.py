@@ -200,7 +200,7 @@ def test_a_mixed_checkpoint() -> None:
 
 
 def test_a_plain_checkpoint() -> None:
-    """Without `mixed`, embedding and head stay at 16 bits and the layers are as asked; 16 bits and more are for all."""
+    """Embedding and head stay at 16 bits and the layers are as asked; 16 bits and more are for all."""
     model = MODELS["qwen3-32b"]
     assert model.element_bytes("mlp", "fp4") == BYTES_PER_ELEMENT["fp4"] == 0.5 + 1 / 16
     assert [model.part_precision(part, "fp16") for part in PARTS] == ["fp16"] * 5
@@ -272,7 +272,9 @@ def test_groups_are_the_whole(name: str) -> None:
         ("llama-3.1-8b", "kv_heads: 8", "kv_heads: 5", "layers.0.attention.kv_heads: expected a divisor of the 32 heads, got 5"),
         ("llama-3.1-8b", "kind: full", "kind: window", "layers.0.attention.limit: expected a limit with kind `window`"),
         ("llama-3.1-8b", "head_dim: 128", "head_dim: 128, limit: 9", "expected no limit with kind `full`"),
-        ("gpt-oss-20b", "attention: bf16", "attention: fp5", "mixed.attention: expected one of bf16, fp16, fp8, int8, got `fp5`"),
+        ("mistral-7b-v0.1", "full, heads: 32", "window, limit: 4096, heads: 32", "layers: expected a layer that keeps every token"),
+        ("deepseek-v4-pro", "rest: fp8", "rest: fp5", "rest: expected one of bf16, fp16, fp8, int8, got `fp5`"),
+        ("gpt-oss-20b", "[expert]", "[experts]", "quantised.0: expected one of attention, mlp, expert, got `experts`"),
         ("mixtral-8x7b", "experts_per_token: 2", "experts_per_token: 9", "experts_per_token: expected at most the 8 experts, got 9"),
         ("deepseek-v3.2", ", indexer_dim: 128", "", "expected `limit`, `indexer_heads`, `indexer_dim` together or none of them"),
         ("deepseek-v4-pro", "top_k: 1024, ", "", "expected `top_k`, `indexer_heads`, `indexer_dim` together"),

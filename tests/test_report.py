@@ -163,8 +163,19 @@ def test_assumptions_are_those_of_what_was_used():
     assert len(lines) == len(set(lines)) > 0
     assert not [line for line in lines if "rent: $" in line]  # the price was given
     assert [line for line in lines if line.startswith("nvidia-h100-sxm: own: upkeep")]
+    assert not [line for line in lines if "step.gemm.fp16" in line or "step.all_reduce" in line]
+    halves = [(f"pools.{pool}.precision", "fp16") for pool in ("rented", "owned")]
+    assert [line for line in summarise(make_run(overrides=halves))["assumptions"] if "step.gemm.fp16" in line]
     offered = summarise(make_run(overrides=[("pools.rented.cost", {"kind": "rent"})]))["assumptions"]
     assert [line for line in offered if line.startswith("nvidia-h100-sxm: rent: $")]
+
+
+def test_rows_left_out_of_a_trace_are_an_assumption(tmp_path):
+    (tmp_path / "asked.csv").write_text("arrival_s,input_tokens,output_tokens\n0,10,5\n1,oops,5\n2,10,5\n")
+    trace = {"file": str(tmp_path / "asked.csv"), "format": "csv", "on_bad_row": "drop"}
+    streams = [{"name": "talk", "model": "llama-3.1-8b", "class": "chat", "trace": trace}]
+    lines = summarise(make_run(overrides=[("workload.streams", streams)]))["assumptions"]
+    assert "stream talk: 1 bad rows of asked.csv were left out" in lines
 
 
 # -- text ----------------------------------------------------------------------------------------------------------------
@@ -190,7 +201,7 @@ def test_times_are_in_the_unit_that_reads_best(value, text):
 
 def test_one_screen(report):
     lines = summary.text(report).splitlines()
-    assert len(lines) <= 50
+    assert len(lines) <= 55
     assert max(map(len, lines)) <= 110
     screen = "\n".join(lines)
     assert "regime: backlogged | 1,000 s simulated, seed 7\n" in screen
@@ -201,9 +212,19 @@ def test_one_screen(report):
     assert "2,004 requests: 2,000 completed, 1 rejected, 1 failed, 1 timed out, 1 in flight\n" in screen
 
 
+def test_latency_is_by_class():
+    report = summarise(make_run([Row(ttft_s=0.25, e2e_s=1.25)] * 20 + [Row(NIGHT, ttft_s=3.0, e2e_s=5.0)] * 30))
+    rows = {(row[0], row[1]): row[2:4] + row[-1:] for row in summary.tables(report)[0].rows}
+    assert rows["chat", "first token"] == ["250 ms", "250 ms", "20"]
+    assert rows["batch", "first token"] == ["3.00 s", "3.00 s", "30"]
+    assert rows["batch", "per token"] == ["200 ms", "200 ms", "30"]
+    assert rows["(no class)", "whole answer"] == ["n/a", "n/a", "0"]
+    assert rows["all", "queue wait"] == ["125 ms", "125 ms", "50"]
+
+
 def test_a_missed_class_stands_out():
     report = summarise(make_run([Row(ttft_s=9.0, e2e_s=9.5)]))
-    chat = next(line for line in summary.text(report).splitlines() if line.startswith("  chat"))
+    chat = next(line for line in summary.text(report).split("\nService")[1].splitlines() if line.startswith("  chat"))
     assert "0.0 %" in chat
     assert "MISSED" in chat
     assert "TTFT" in chat.split("MISSED")[1]

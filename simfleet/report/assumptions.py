@@ -1,5 +1,7 @@
 """What a report rests on: every number behind it that is an estimate, and every row that was left out."""
 
+from pathlib import PurePath
+
 from simfleet.hardware.profile import estimates
 from simfleet.run import Run
 from simfleet.scenario import Pool
@@ -19,13 +21,16 @@ def assumptions(run: Run) -> list[str]:
     for stream in run.scenario.workload.streams:
         trace = stream.trace
         if trace is not None and trace.dropped:
-            found[f"stream {stream.name}: {len(trace.dropped)} bad rows of {trace.file} were left out"] = None
+            found[
+                f"stream {stream.name}: {len(trace.dropped)} bad rows of {PurePath(trace.file).name} were left out"
+            ] = None
     return list(found)
 
 
 def _used(line: str, pool: Pool) -> bool:
     """Whether an estimate of a profile plays a part in a pool: not those of other formats, or of parts that it has no use for."""
-    formats = {*pool.precision, "bf16", "fp16"}
+    sixteen_bits = [name for name in ("bf16", "fp16") if name in pool.profile.flops]
+    formats = {*pool.precision, *sixteen_bits[:1]}  # parts that stay in 16 bits take the first
     unused = [f"step.gemm.{name}:" for name in pool.profile.step.gemm if name not in formats]
     unused += ["flops:", "scale_out", "device: embodied", "memory: sram", "memory: second_tier"]
     unused += ["own"] if pool.cost.kind == "rent" else []

@@ -29,7 +29,6 @@ Part = Literal["attention", "mlp", "expert", "lm_head", "embedding"]
 Shape = dict[str, Any]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Wider = Literal["bf16", "fp16", "fp8", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,14 +298,22 @@ class Model(Spec):
     tied_embeddings: bool = Field(False, description="The LM head is the embedding")
     max_context: Tokens
     layers: tuple[Layers, ...] = Field(min_length=1)
-    mixed: dict[Part, Wider] = Field(
-        default_factory=dict, description="Parts that the network's 4-bit checkpoints store wider, and how"
+    quantised: tuple[Literal["attention", "mlp", "expert"], ...] = Field(
+        ("attention", "mlp", "expert"), description="Parts that the network's 4-bit checkpoints store in 4 bits"
     )
+    rest: Literal["bf16", "fp16", "fp8", "int8"] = Field("bf16", description="How they store the other ones of these")
     scale_block: Positive = Field(
         16, description="Elements under one byte of scale in 4-bit formats: NVFP4 16, MXFP4 32"
     )
     published: Published
     note: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(group.kv_elements for group in self.groups if group.attention != "window"):
+            wanted = "expected a layer that keeps every token (full, mla, compressed): engines count memory in blocks of tokens"
+            raise refusal([(("layers",), wanted)])
+        return self
 
     @cached_property
     def groups(self) -> tuple[LayerGroup, ...]:
@@ -353,15 +360,15 @@ class Model(Spec):
     def part_precision(self, part: Part, precision: str) -> str:
         """How a part is stored when the model is in `precision`, one of BYTES_PER_ELEMENT. Raises ValueError.
 
-        Embedding and head stay at 16 bits below that, as in the released checkpoints; `mixed` parts are wider than 4 bits.
+        Below 16 bits, embedding and head stay at 16, as in released checkpoints; 4 bits are for `quantised` parts alone.
         """
         if precision not in BYTES_PER_ELEMENT:
             raise ValueError(f"expected one of {', '.join(BYTES_PER_ELEMENT)}, got `{precision}`")
         if BYTES_PER_ELEMENT[precision] >= BYTES_PER_ELEMENT["bf16"]:
             return precision
-        if precision in FOUR_BITS and part in self.mixed:
-            return self.mixed[part]
-        return "bf16" if part in ("embedding", "lm_head") else precision
+        if part in ("embedding", "lm_head"):
+            return "bf16"
+        return self.rest if precision in FOUR_BITS and part not in self.quantised else precision
 
     def element_bytes(self, part: Part, precision: str) -> float:
         """Bytes per weight of a part, scales of 4-bit formats included [B]."""
