@@ -107,6 +107,7 @@ def test_idle_fleet_draws_idle_power() -> None:
     assert ledger.accelerator_j == pytest.approx(expected, rel=1e-9)
     assert result.summary["energy"]["unattributed_facility_j"] == pytest.approx(ledger.facility_j, rel=1e-9)
     assert result.summary["cost"]["usd_per_mtok_output"] is None
+    assert result.summary["energy"]["embodied_grams_co2e"] == pytest.approx(164_000 / (5 * 365.25 * 24))
 
 
 def test_each_model_goes_to_the_pools_that_serve_it() -> None:

@@ -40,8 +40,8 @@ def energy(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
         "mean_facility_w": over(sums.facility_j, run.records.duration_s),
         "tok_s_per_watt": over(counts["output"], sums.facility_j),
     }
-    for name, amount in (("grams_co2e", sums.grams_co2e), ("litres_water", sums.litres_water)):
-        found[name] = amount
+    for name in ("grams_co2e", "embodied_grams_co2e", "litres_water"):
+        found[name] = amount = getattr(sums, name)
         found[f"{name}_per_mtok_output"] = over(amount * 1e6, counts["output"])
         found[f"{name}_per_request"] = over(amount, counts["completed"])
     return found

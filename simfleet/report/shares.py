@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from math import nan
 
 from simfleet.records import Account, PoolLedger
 from simfleet.run import Run
+
+LIFE_S = 5 * 365.25 * 86_400.0
+"""Over this time the emissions of making a device are spread [assumption: five years in service]."""
 
 BOUNDARIES = ("accelerator_active", "accelerator", "node", "facility")
 
@@ -13,7 +17,8 @@ BOUNDARIES = ("accelerator_active", "accelerator", "node", "facility")
 class Share:
     """Device-seconds, joules at the four boundaries, dollars, grams of CO2e and litres; shares add up with `total`.
 
-    `idle_usd` is the part of `usd` for time in which devices had no work.
+    `idle_usd` is the part of `usd` for time in which devices had no work. `embodied_grams_co2e` is this time's part of what making
+    the devices emitted, NaN where a profile does not say.
     """
 
     device_s: float = 0.0
@@ -25,6 +30,7 @@ class Share:
     grams_co2e: float = 0.0
     litres_water: float = 0.0
     idle_usd: float = 0.0
+    embodied_grams_co2e: float = 0.0
 
     def joules(self, boundary: str) -> float:
         """Joules at one of BOUNDARIES."""
@@ -53,7 +59,7 @@ def whole(run: Run, number: int) -> Share:
     lines = lines_usd(run, number)
     return Share(
         ledger.busy_device_s, ledger.active_j, ledger.accelerator_j, ledger.node_j, ledger.facility_j,
-        sum(lines.values()), ledger.grams_co2e, ledger.litres_water, _idle_usd(ledger, lines),
+        sum(lines.values()), ledger.grams_co2e, ledger.litres_water, _idle_usd(ledger, lines), _embodied_grams(run, number),
     )  # fmt: skip
 
 
@@ -61,6 +67,13 @@ def utilisation(ledger: PoolLedger) -> float:
     """Share of a pool's device time with work."""
     held_s = ledger.devices * ledger.duration_s
     return ledger.busy_device_s / held_s if held_s else 0.0
+
+
+def _embodied_grams(run: Run, number: int) -> float:
+    """Grams of CO2e from making the devices of a pool, for the time of the run."""
+    ledger = run.records.pools[number]
+    embodied = run.scenario.pools[ledger.name].profile.embodied
+    return nan if embodied is None else embodied.value * ledger.devices * ledger.duration_s / LIFE_S
 
 
 def _idle_usd(ledger: PoolLedger, lines: dict[str, float]) -> float:
@@ -74,28 +87,28 @@ def _idle_usd(ledger: PoolLedger, lines: dict[str, float]) -> float:
 def parts(run: Run, account: Account) -> tuple[Share, Share]:
     """The shares of one stream in one pool: for its prompts, and for its answers.
 
-    Idle joules and idle dollars follow busy device-seconds. What the node and the facility add, and carbon and water, follow accelerator joules. Of
-    the dollars, electricity follows joules, the rest device-seconds.
+    Idle joules, idle dollars and embodied carbon follow busy device-seconds. What the node and the facility add, and operational
+    carbon and water, follow accelerator joules. Of the dollars, electricity follows joules, the rest device-seconds.
     """
     ledger = run.records.pools[account.pool]
-    lines = lines_usd(run, account.pool)
+    used, electricity = whole(run, account.pool), lines_usd(run, account.pool).get("electricity", 0.0)
     return (
-        _part(ledger, lines, account.prefill_device_s, account.prefill_j),
-        _part(ledger, lines, account.decode_device_s, account.decode_j),
+        _part(ledger, used, electricity, account.prefill_device_s, account.prefill_j),
+        _part(ledger, used, electricity, account.decode_device_s, account.decode_j),
     )
 
 
-def _part(ledger: PoolLedger, lines: dict[str, float], device_s: float, active_j: float) -> Share:
+def _part(ledger: PoolLedger, used: Share, electricity_usd: float, device_s: float, active_j: float) -> Share:
+    """The part of a pool's use that comes with these busy device-seconds and active joules."""
     if not ledger.busy_device_s:
         return Share()
     by_time = device_s / ledger.busy_device_s
     accelerator_j = active_j + (ledger.accelerator_j - ledger.active_j) * by_time
     by_energy = accelerator_j / ledger.accelerator_j if ledger.accelerator_j else by_time
-    electricity = lines.get("electricity", 0.0)
     return Share(
-        device_s, active_j, accelerator_j, ledger.node_j * by_energy, ledger.facility_j * by_energy,
-        (sum(lines.values()) - electricity) * by_time + electricity * by_energy,
-        ledger.grams_co2e * by_energy, ledger.litres_water * by_energy, _idle_usd(ledger, lines) * by_time,
+        device_s, active_j, accelerator_j, used.node_j * by_energy, used.facility_j * by_energy,
+        (used.usd - electricity_usd) * by_time + electricity_usd * by_energy,
+        used.grams_co2e * by_energy, used.litres_water * by_energy, used.idle_usd * by_time, used.embodied_grams_co2e * by_time,
     )  # fmt: skip
 
 

@@ -127,11 +127,11 @@ class Replica:
         """The fewest steps of the run that take at least `passed_s`: a root of a quadratic, then mended for rounding."""
         first, slope = self._time
         middle = first - slope / 2
-        steps = int(2 * passed_s / (middle + sqrt(middle * middle + 2 * slope * passed_s)))
-        while steps > 0 and self._elapsed(steps - 1) >= passed_s:
-            steps -= 1
+        steps = int(2 * passed_s / (middle + sqrt(middle * middle + 2 * slope * passed_s))) + 1
         while self._elapsed(steps) < passed_s:
             steps += 1
+        while steps > 0 and self._elapsed(steps - 1) >= passed_s:
+            steps -= 1
         return steps
 
     # -- runs ---------------------------------------------------------------------------------------------------------
