@@ -103,22 +103,6 @@ class Account:
     def completed(self) -> int:
         return self.ended[Status.COMPLETED]
 
-    @property
-    def rejected(self) -> int:
-        return self.ended[Status.REJECTED]
-
-    @property
-    def failed(self) -> int:
-        return self.ended[Status.FAILED]
-
-    @property
-    def timed_out(self) -> int:
-        return self.ended[Status.TIMED_OUT]
-
-    @property
-    def in_flight(self) -> int:
-        return self.ended[Status.IN_FLIGHT]
-
 
 @dataclass(slots=True)
 class PoolLedger:
