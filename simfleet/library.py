@@ -23,6 +23,15 @@ KINDS = {
 SUFFIXES = (".yaml", ".yml")
 
 
+TELLTALES = {
+    "hardware_profiles": ("flops",),
+    "models": ("layers",),
+    "sites": ("carbon_intensity", "electricity_price"),
+    "workloads": ("arrival", "week"),
+    "scenarios": ("pools",),
+}
+
+
 @dataclass(frozen=True)
 class Library:
     """Documents by kind (see KINDS) and name.
@@ -102,11 +111,21 @@ class Library:
 
     def _files(self, kind: str) -> Iterator[Path]:
         for folder in self._folders(kind):
-            yield from sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+            paths = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
+            yield from (path for path in paths if folder not in self.paths or _looks_like(kind, path))
 
     def _folders(self, kind: str) -> list[Path]:
         own = [folder for path in self.paths for folder in (path / kind, path) if folder.is_dir()]
         return [*own, *([shipped(kind)] if shipped(kind).is_dir() else [])]
+
+
+def _looks_like(kind: str, path: Path) -> bool:
+    """Whether a file of a folder of all kinds is of this one, by a key that only this kind must have."""
+    try:
+        data = read(path).data
+    except SpecError:  # nobody has asked for it yet
+        return False
+    return any(key in data for key in TELLTALES[kind])
 
 
 def shipped(kind: str) -> Path:

@@ -94,6 +94,7 @@ class Account:
     decode_device_s: float = 0.0
     prefill_j: float = 0.0
     decode_j: float = 0.0
+    too_long: int = 0  # requests beyond the longest context that the model was made for
 
     @property
     def arrived(self) -> int:

@@ -20,7 +20,7 @@ from simfleet.facility.site import Site
 from simfleet.hardware.profile import Precision, Profile
 from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cost
 from simfleet.library import Library
-from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks, sequence_blocks
+from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks, memory_blocks, sequence_blocks
 from simfleet.serving.routing import AnyRouting, RoundRobin
 from simfleet.spec import Named, Spec, build, default_kind, refusal
 from simfleet.units import PositiveSeconds, Seconds
@@ -58,7 +58,7 @@ class Pool(Spec):
     site: str = Field("", description="Name under `sites`; may be left out where there is one")
     network: Annotated[Model, Named("models")] = Field(alias="model")
     profile: Annotated[Profile, Named("hardware_profiles")] = Field(alias="device")
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(1, ge=1, le=65_535)
     tensor_parallel: int = Field(1, ge=1, description="Devices per replica")
     formats: PoolPrecision = Field(
         PoolPrecision(weights="bf16"), alias="precision", description="One name, or one for each part"
@@ -97,6 +97,10 @@ class Pool(Spec):
         return kv_blocks(
             self.network, self.profile, self.engine, tensor_parallel or self.tensor_parallel, self.precision
         )
+
+    def memory_blocks(self) -> int:
+        """KV blocks that memory has room for, whatever the engine was given."""
+        return memory_blocks(self.network, self.profile, self.engine, self.tensor_parallel, self.precision)
 
     def complaints(self) -> Iterator[Complaint]:
         """What does not go together."""
@@ -296,7 +300,7 @@ def load(
     scenario: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
     variant: str | None = None,
-    paths: Iterable[str | Path] = (),
+    paths: str | Path | Iterable[str | Path] = (),
 ) -> Scenario:
     """A scenario from a file, a shipped name such as "quickstart", or plain data.
 
@@ -306,14 +310,14 @@ def load(
 
     Raises SpecError with every problem at once, each with file:line:column and path.
     """
-    library = Library(tuple(Path(path) for path in paths))
+    library = Library(tuple(map(Path, [paths] if isinstance(paths, str | Path) else paths)))
     written = _written(scenario, library)
     document = written if variant is None else _varied(written, variant)
     for path, value in dict(overrides).items():
         document = override(document, path, value)
     built = _built(document, library)
-    if document is written:
-        _check_variants(built, written, library)
+    if variant is None:
+        _check_variants(built, document, library)
     return built
 
 

@@ -1,8 +1,8 @@
 """Build the fleet of a scenario, run it, collect what happened."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from importlib.metadata import version
-from itertools import pairwise, repeat
+from itertools import repeat
 from math import inf
 from typing import NamedTuple
 
@@ -13,36 +13,33 @@ from simfleet.records import Account, PoolLedger, Records, Status, request_table
 from simfleet.result import Result
 from simfleet.run import Run
 from simfleet.scenario import Pool, Scenario
-from simfleet.serving.batching import Limits, Scheduler
+from simfleet.serving.batching import BLOCKS, SEATS, Limits, Scheduler
 from simfleet.serving.engine import Static, sequence_blocks
 from simfleet.serving.fleet import Fleet, Lane
 from simfleet.serving.kv import BlockPool
 from simfleet.serving.meter import Meter
 from simfleet.serving.replica import Replica
 from simfleet.streams import Streams
+from simfleet.timeline import Progress, Timeline
 from simfleet.workload.arrivals import ClosedLoop
 from simfleet.workload.streams import Stream
 
-SAMPLES = 240
-"""Points of the timeline: between this many and twice as many, whatever the length of the run."""
-
 RETRY_S = 1.0
 """A user of a closed loop whose request was turned away asks again after this long, or after the think time if longer."""
-
-Progress = Callable[[float], None]
 
 
 def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress: Progress | None = None) -> Result:
     """Run `scenario` once and return what came out.
 
-    `requests` keeps a full row per request (41 bytes each without, 69 with). `progress` is called with the simulated time [s],
+    `requests` keeps a full row per request (41 bytes each without, 67 with). `progress` is called with the simulated time [s],
     a few hundred times. The same scenario and seed give the same result, bit for bit. Raises RuntimeError when the books do not
     balance at the end: every request that arrived has ended or is in flight.
     """
     env = Environment()
     records = Records(request_table(detail=requests), timeline_table())
-    fleet = build(env, scenario, Streams(seed), records, requests)
-    start(fleet, scenario, Streams(seed))
+    streams = Streams(seed)
+    fleet = build(env, scenario, streams, records, requests)
+    start(fleet, scenario, streams)
     timeline = Timeline(fleet, records, scenario.horizon, progress)
     env.process(timeline.sample())
     env.run(until=_end(env, fleet, scenario))
@@ -50,7 +47,14 @@ def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress:
     fleet.check()
     records.duration_s = env.now
     records.pools = [
-        _ledger(scenario, name, replicas, env.now) for name, replicas in zip(scenario.pools, fleet.pools, strict=True)
+        _ledger(
+            scenario,
+            name,
+            replicas,
+            [account for account in records.accounts if account.pool == replicas[0].pool],
+            env.now,
+        )
+        for name, replicas in zip(scenario.pools, fleet.pools, strict=True)
     ]
     return Result(Run(scenario=scenario, seed=seed, records=records, version=version("simfleet")))
 
@@ -105,6 +109,7 @@ def _lane(scenario: Scenario, fleet: Fleet, number: int) -> Lane:
         latency_s={i: site.network_latency[stream.region] if stream.region else 0.0 for i, site in sites.items()},
         front_end_s={i: pool.engine.front_end for i, pool in pools.items()},
         timeout_s=inf if stream.timeout is None else stream.timeout,
+        max_context=stream.model.max_context,
     )
 
 
@@ -113,17 +118,16 @@ def start(fleet: Fleet, scenario: Scenario, streams: Streams) -> None:
     end_s = inf if scenario.horizon is None else scenario.horizon
     for lane, stream in zip(fleet.lanes, scenario.workload.streams, strict=True):
         if isinstance(stream.arrival, ClosedLoop):
-            _seat_users(fleet, lane, stream, streams, end_s)
+            _seat_users(fleet, lane, stream, stream.arrival, streams, end_s)
         else:
             fleet.open_source()
             fleet.env.process(_arrivals(fleet, lane, stream, streams, end_s))
 
 
-def _seat_users(fleet: Fleet, lane: Lane, stream: Stream, streams: Streams, end_s: float) -> None:
+def _seat_users(
+    fleet: Fleet, lane: Lane, stream: Stream, loop: ClosedLoop, streams: Streams, end_s: float
+) -> None:  # fmt: skip
     """One process for each user of a closed loop."""
-    loop = stream.arrival
-    if not isinstance(loop, ClosedLoop):
-        return
     quota = iter(range(stream.count)) if stream.count is not None else repeat(0)
     user = User(stream.lengths(streams), loop.think_times(streams("think", stream.name)), quota, end_s)
     for number in range(loop.users):
@@ -153,67 +157,25 @@ class User(NamedTuple):
 def _user(fleet: Fleet, lane: Lane, user: User, start_s: float) -> Generator[Event, None, None]:
     """One user of a closed loop: ask, wait for the whole answer, think, ask again."""
     env = fleet.env
-    if start_s:
+    asks = start_s < user.end_s and next(user.quota, None) is not None
+    if asks and start_s:
         yield env.timeout(start_s)
-    while env.now < user.end_s and next(user.quota, None) is not None:
+    while asks:
         input_tokens, output_tokens = next(user.lengths)
         done = env.event()
         request = fleet.submit(lane, input_tokens, output_tokens, done)
         yield done
         turned_away = request.status in (Status.REJECTED, Status.FAILED)
-        yield env.timeout(max(request.return_s + next(user.thinks), RETRY_S if turned_away else 0.0))
+        pause_s = max(request.return_s + next(user.thinks), RETRY_S if turned_away else 0.0)
+        asks = env.now + pause_s < user.end_s and next(user.quota, None) is not None
+        if asks:
+            yield env.timeout(pause_s)
     fleet.close_source()
 
 
-class Timeline:
-    """Samples of every pool at even intervals; when there are too many, every other one goes and the interval doubles."""
-
-    def __init__(self, fleet: Fleet, records: Records, horizon_s: float | None, progress: Progress | None) -> None:
-        self._fleet = fleet
-        self._table = records.timeline
-        self._interval_s = horizon_s / SAMPLES if horizon_s else 0.25
-        self._progress = progress
-        self._samples: list[tuple[float, list[list[float]]]] = []
-
-    def sample(self) -> Generator[Event, None, None]:
-        """A process that never ends by itself."""
-        while True:
-            self._take()
-            if len(self._samples) > 2 * SAMPLES:
-                self._samples = self._samples[::2]
-                self._interval_s *= 2
-            yield self._fleet.env.timeout(self._interval_s)
-
-    def _take(self) -> None:
-        now = self._fleet.env.now
-        sums = [self._totals(pool) for pool in self._fleet.pools]
-        self._samples.append((now, sums))
-        if self._progress is not None:
-            self._progress(now)
-
-    @staticmethod
-    def _totals(pool: list[Replica]) -> list[float]:
-        """Running, waiting, blocks held, tokens and joules since the start, of all replicas of a pool."""
-        levels = [sum(column) for column in zip(*(replica.snapshot() for replica in pool), strict=True)]
-        meter = pool[0].meter
-        return [*levels[:3], levels[3] + meter.output_tokens, levels[4] + meter.active_j + meter.idle_j]
-
-    def close(self) -> None:
-        """Close the fleet, and write the rows: levels at each instant, watts and tokens per second over the interval before it."""
-        self._take()
-        now, levels = self._samples.pop()
-        self._fleet.close()
-        self._take()  # totals with everything booked, of which the levels are gone
-        self._samples[-1] = (now, [old[:3] + new[3:] for old, new in zip(levels, self._samples[-1][1], strict=True)])
-        for (before_s, before), (now, sums) in pairwise(self._samples):
-            seconds = now - before_s
-            for pool, (old, new) in enumerate(zip(before, sums, strict=True)):
-                blocks = sum(replica.scheduler.kv.total for replica in self._fleet.pools[pool])
-                rates = [(new[i] - old[i]) / seconds if seconds else 0.0 for i in (4, 3)]
-                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / blocks, *rates))
-
-
-def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: float) -> PoolLedger:
+def _ledger(
+    scenario: Scenario, name: str, replicas: list[Replica], accounts: list[Account], duration_s: float
+) -> PoolLedger:
     """What one pool did and drew, at all four boundaries."""
     pool = scenario.pools[name]
     site = scenario.sites[pool.site]
@@ -243,24 +205,41 @@ def _ledger(scenario: Scenario, name: str, replicas: list[Replica], duration_s: 
         preemptions=sum(scheduler.preemptions for scheduler in schedulers),
         iterations=meter.iterations,
         output_tokens=meter.output_tokens,
-        kv_stalls=sum(scheduler.kv_stalls for scheduler in schedulers),
-        seat_stalls=sum(scheduler.seat_stalls for scheduler in schedulers),
-        binds=_binds(pool, meter, schedulers),
+        kv_stalls=sum(scheduler.stalls[BLOCKS] for scheduler in schedulers),
+        seat_stalls=sum(scheduler.stalls[SEATS] for scheduler in schedulers),
+        binds=_binds(meter, schedulers, accounts),
     )
 
 
-def _binds(pool: Pool, meter: Meter, schedulers: list[Scheduler]) -> str:
-    """What holds the pool back: seats or KV blocks where requests waited for them, else what its mean decode step waits for."""
-    if not meter.iterations:
+def _binds(meter: Meter, schedulers: list[Scheduler], accounts: list[Account]) -> str:
+    """What holds a pool back: blocks or seats, where requests waited for them in over 5 % of the steps; and what its steps wait for.
+
+    The latter is that of the mean decode step and of the mean prompt, weighed by the device-seconds of answers and of prompts.
+    """
+    decode_s, prefill_s = (
+        sum(getattr(account, f"{kind}_device_s") for account in accounts) for kind in ("decode", "prefill")
+    )
+    if not meter.iterations or not decode_s + prefill_s:
         return "nothing: no work"
-    short_of = {
-        "KV memory": sum(scheduler.kv_stalls + scheduler.preemptions for scheduler in schedulers),
-        "max_sequences": sum(scheduler.seat_stalls for scheduler in schedulers),
-    }
-    waits = pool.step_cost().binding(max(round(meter.mean_rows), 1), round(meter.mean_context))
-    resource = max(waits, key=lambda name: waits[name])
-    step = (
-        f"{resource}, {waits[resource] / sum(waits.values()):.0%} of a step of {max(meter.mean_rows, 1):.0f} sequences"
+    waits: dict[str, float] = {}
+    rows, prompt = (
+        max(round(meter.mean_rows), 1),
+        sum(account.input_tokens for account in accounts) // max(meter.prompts, 1),
     )
+    steps = (
+        (decode_s, meter.cost.binding(rows, round(meter.mean_context))),
+        (prefill_s, meter.cost.binding(0, 0, max(prompt, 1))),
+    )
+    for device_s, parts in steps:
+        for resource, seconds in parts.items():
+            waits[resource] = waits.get(resource, 0.0) + seconds / sum(parts.values()) * device_s / (
+                decode_s + prefill_s
+            )
+    resource = max(waits, key=lambda name: waits[name])
+    step = f"{resource}, {waits[resource]:.0%} of busy time at {max(meter.mean_rows, 1):.0f} sequences a step"
+    short_of = {
+        name: sum(s.stalls[kind] for s in schedulers)
+        for name, kind in (("KV memory", BLOCKS), ("max_sequences", SEATS))
+    }
     scarce = max(short_of, key=lambda name: short_of[name])
     return f"{scarce}, then {step}" if short_of[scarce] > 0.05 * meter.iterations else step

@@ -73,7 +73,7 @@ def test_shipped_variants_are_valid(name: str) -> None:
 
 def test_schema_is_the_shipped_one_and_accepts_the_scenarios() -> None:
     schema = json.loads(simfleet("schema").stdout)
-    assert schema == json.loads((ROOT / "docs" / "scenario.schema.json").read_text())
+    assert schema == json.loads((ROOT / "scenarios" / "scenario.schema.json").read_text())
     for path in (ROOT / "scenarios").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     with pytest.raises(jsonschema.ValidationError):

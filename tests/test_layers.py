@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
-    ("cli",), ("simulation",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
+    ("cli",), ("simulation",), ("timeline",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
     ("workload",), ("records", "streams", "signals"), ("spec",), ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -199,7 +199,9 @@ class Shard:
             arithmetic = self._arithmetic(part)
             if arithmetic not in profile.flops or arithmetic not in profile.step.gemm:
                 known = ", ".join(name for name in profile.flops if name in profile.step.gemm)
-                raise ValueError(f"`{profile.name}` has no {arithmetic} arithmetic; it has: {known}")
+                raise ValueError(
+                    f"`{profile.name}` has no {arithmetic} arithmetic; it has: {known}; weights alone may be narrower, as in `precision: {{weights: {arithmetic}, activations: bf16}}`"
+                )
         sums = profile.step.all_reduce
         if tp != 1 and (sums is None or profile.scale_up is None):
             raise ValueError(f"`{profile.name}` has no scale-up link: expected tensor_parallel 1, got {tp}")

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from simfleet.document import did_you_mean
 from simfleet.spec import Fact, Spec
 from simfleet.units import (
     Bytes,
@@ -21,6 +22,10 @@ from simfleet.units import (
 )
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+
+
+MOST_SHARE = 1.2
+"""Measured shares of a datasheet's peak may pass 1 a little: clocks boost, caches help."""
 
 
 class Memory(Spec):
@@ -141,6 +146,23 @@ class Profile(Spec):
         power = self.power
         if not power.idle.value <= power.gap.value <= power.limit.value:
             raise ValueError("expected power idle <= gap <= limit")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_are_declared(self) -> Self:
+        for path, fact in facts(self):
+            if fact.source not in self.sources:
+                raise ValueError(f"{path}: unknown source `{fact.source}`{did_you_mean(fact.source, self.sources)}")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> Self:
+        for path, fact in facts(self):
+            share = path.startswith("step.") and isinstance(fact.value, float) and not path.endswith("t0")
+            if share and not 0 < fact.value <= MOST_SHARE:
+                raise ValueError(
+                    f"{path}: expected a share of the peak, above 0 and at most {MOST_SHARE}, got {fact.value:g}"
+                )
         return self
 
 

@@ -18,7 +18,18 @@ def assumptions(run: Run) -> list[str]:
         if pool.network.note is not None:
             found[f"{pool.network.name}: {pool.network.note}"] = None
         found[f"pool {name}: reserve, host, launch and front-end constants of its engine (docs/physics.md)"] = None
-    for stream in run.scenario.workload.streams:
+        if pool.profile.embodied is not None:
+            found["making the devices: emissions spread over five years in service"] = None
+        given, room = pool.kv_blocks(), pool.memory_blocks()
+        if given > room:
+            found[f"pool {name}: {given:,} KV blocks as given, though memory leaves room for {room:,}"] = None
+    for number, stream in enumerate(run.scenario.workload.streams):
+        beyond = sum(account.too_long for account in run.records.accounts if account.stream == number)
+        if beyond:
+            longest = f"{stream.model.max_context:,} tokens that {stream.model.name} was made for"
+            found[
+                f"stream {stream.name}: {beyond:,} requests are longer than the {longest}, and were served all the same"
+            ] = None
         trace = stream.trace
         if trace is not None and trace.dropped:
             found[
@@ -32,7 +43,7 @@ def _used(line: str, pool: Pool) -> bool:
     sixteen_bits = [name for name in ("bf16", "fp16") if name in pool.profile.flops]
     formats = {*pool.precision, *sixteen_bits[:1]}  # parts that stay in 16 bits take the first
     unused = [f"step.gemm.{name}:" for name in pool.profile.step.gemm if name not in formats]
-    unused += ["flops:", "scale_out", "device: embodied", "memory: sram", "memory: second_tier"]
+    unused += ["flops:", "scale_out", "memory: sram", "memory: second_tier"]
     unused += ["own"] if pool.cost.kind == "rent" else []
     unused += ["step.all_reduce", "scale_up"] if pool.tensor_parallel == 1 else []
     return not line.startswith(tuple(unused))

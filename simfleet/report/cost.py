@@ -59,7 +59,8 @@ def cost(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
         "usd_output": answers.usd,
         "usd_unattributed": _unused(used).usd,
         "usd_per_mtok_input": over(prompts.usd * 1e6, counts["input"]),
-        "usd_per_mtok_output": over(answers.usd * 1e6, counts["output"]),
+        "usd_per_mtok_output": over(answers.usd * 1e6, counts["output"])
+        or None,  # no answer went beyond its first token
         "usd_per_mtok_total": over(sums.usd * 1e6, tokens),
         "usd_per_request": over(sums.usd, counts["completed"]),
         "tokens_per_usd": over(tokens, sums.usd),

@@ -165,7 +165,7 @@ def requests(accounts: list[Account]) -> Json:
 
 
 def regime(run: Run) -> str:
-    """`overloaded`, `backlogged` or `stable`, judged by what arrived after the warm-up (docs/metrics.md).
+    """`nothing served`, `overloaded`, `backlogged` or `stable`, judged by what arrived after the warm-up (docs/metrics.md).
 
     Overloaded: more than 1 % were turned away or hung up, or over the second half of the arrivals fewer than 95 % as many requests
     ended as arrived while the mean queue wait of the last quarter is over twice the second quarter's and over 1 s. Backlogged:
@@ -173,6 +173,8 @@ def regime(run: Run) -> str:
     until the end, and who hung up for as long as the stream's timeout.
     """
     rows = run.requests[run.measured]
+    if len(rows) and not (rows["status"] == Status.COMPLETED).any() and not (rows["status"] == Status.IN_FLIGHT).any():
+        return "nothing served"
     turned_away = np.isin(rows["status"], (Status.REJECTED, Status.FAILED))
     if np.isin(rows["status"], (Status.REJECTED, Status.TIMED_OUT)).sum() > 0.01 * len(rows):
         return "overloaded"

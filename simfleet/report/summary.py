@@ -90,6 +90,11 @@ def _percentiles(group: str, label: str, found: Json) -> list[str]:
     return [group, label, *(seconds(found[key]) for key in PERCENTILES), f"{found['n']:,}"]
 
 
+def _target(name: str | None) -> str:
+    """A target as people write it."""
+    return "-" if name is None else name.upper() if f"{name}_s" in TARGETS else name
+
+
 def _service(report: Json) -> Table:
     rows = []
     for group in report["classes"]:
@@ -98,7 +103,7 @@ def _service(report: Json) -> Table:
         wanted = f"{targets['target'] * 100:g} % of: {goal}" if goal else "none"
         verdict = {True: "kept", False: "MISSED", None: "-"}[group["kept"]]
         rows.append(
-            [group["name"], wanted, percent(reached["overall"]), verdict, (reached["binds"] or "-").upper(),
+            [group["name"], wanted, percent(reached["overall"]), verdict, _target(reached["binds"]),
              number(group["goodput"]["goodput_rps"]), number(group["cost"]["usd_per_mtok_output"])]
         )  # fmt: skip
     return Table("Service", ("class", "wanted", "attained", "", "binds", "good req/s", "$/Mtok out"), rows)

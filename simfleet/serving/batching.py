@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = 1 << 62
 WAITING, PREFILLING = 0, -1
+NOTHING, BLOCKS, SEATS = 0, 1, 2
 
 
 class Request:
@@ -192,11 +193,11 @@ class Scheduler:
         "chunks",
         "deadlines",
         "kv",
-        "kv_stalls",
         "limits",
         "partial",
         "preemptions",
-        "seat_stalls",
+        "short_of",
+        "stalls",
         "waiting",
         "waiting_peak",
     )
@@ -210,8 +211,8 @@ class Scheduler:
         self.waiting = 0
         self.waiting_peak = 0
         self.preemptions = 0
-        self.kv_stalls = 0  # steps in which the head of the line found too few blocks
-        self.seat_stalls = 0  # or no seat among max_sequences
+        self.short_of = NOTHING  # what the head of the line waits for in the step in progress
+        self.stalls = [0, 0, 0]  # steps in which it waited for NOTHING, BLOCKS, SEATS
         self.deadlines: list[tuple[float, int, Request]] = []
         self._line: deque[Request] = deque()  # may hold requests that have ended: skipped by their status
         self._enqueued = 0
@@ -268,6 +269,7 @@ class Scheduler:
     def make_room(self, now: float) -> None:
         """Preempt the last in until the next decode step's blocks are free."""
         batch, kv = self.batch, self.kv
+        self.short_of = BLOCKS
         while kv.need(batch.step) > kv.free:
             self._preempt(self.partial or next(reversed(batch.rows)), now)
 
@@ -298,8 +300,7 @@ class Scheduler:
             request = self._head()
             blocks = kv.blocks(request.prompt)
             if blocks > free or not seats:
-                self.kv_stalls += blocks > free
-                self.seat_stalls += not seats
+                self.short_of = BLOCKS if blocks > free else SEATS
                 break
             self._admit(request, blocks, now)
             free -= blocks
@@ -329,7 +330,10 @@ class Scheduler:
 
     def drain(self) -> list[Request]:
         """Take out and return everybody: those that decode, those in prefill, the line."""
-        requests = [*self.batch.rows, *(request for request, _, _ in self.chunks), *self._line]
+        prefilling = dict.fromkeys(
+            [request for request, _, _ in self.chunks] + ([self.partial] if self.partial else [])
+        )
+        requests = [*self.batch.rows, *prefilling, *self._line]
         requests = [request for request in requests if request.status is None]
         for request in requests:
             self.evict(request)

@@ -54,9 +54,17 @@ def sequence_blocks(model: Model, engine: Engine, tensor_parallel: int, precisio
 
 
 def kv_blocks(model: Model, profile: Profile, engine: Engine, tensor_parallel: int, precision: Precisions) -> int:
-    """KV blocks of one replica: as given, or what weights and reserve leave of the memory; below 1 it does not fit."""
-    if engine.num_kv_blocks is not None:
-        return engine.num_kv_blocks
+    """KV blocks of one replica: as given, or what weights and reserve leave of the memory; below 1 it does not fit.
+
+    A given number is taken even where it is more than `memory_blocks` (engines have been measured with more), but not on a device
+    that could not hold the weights.
+    """
+    blocks = memory_blocks(model, profile, engine, tensor_parallel, precision)
+    return blocks if engine.num_kv_blocks is None or blocks < 1 else engine.num_kv_blocks
+
+
+def memory_blocks(model: Model, profile: Profile, engine: Engine, tensor_parallel: int, precision: Precisions) -> int:
+    """KV blocks that weights and reserve leave room for on each device; negative where they do not fit themselves."""
     memory = engine.memory_fraction * profile.memory.capacity.value
     left = memory - model.weight_bytes(precision.weights, tensor_parallel) - engine.reserve
     return int(left // block_bytes(model, engine, tensor_parallel, precision))

@@ -1,7 +1,7 @@
 """The fleet: a request comes in here, finds a replica, and leaves a row when it ends."""
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, nan
 from typing import NamedTuple
 
 from simpy import Environment, Event, Timeout
@@ -20,6 +20,7 @@ class Lane(NamedTuple):
     latency_s: dict[int, float]  # one way, by pool
     front_end_s: dict[int, float]  # by pool
     timeout_s: float
+    max_context: int
 
 
 class Fleet:
@@ -61,6 +62,8 @@ class Fleet:
             request.done = done
         latency_s = lane.latency_s[pool]
         request.return_s = latency_s + lane.front_end_s[pool]
+        if input_tokens + output_tokens > lane.max_context:
+            request.account.too_long += 1
         if lane.timeout_s < inf:
             request.deadline_s = request.arrival_s + lane.timeout_s - request.return_s
         self._submitted += 1
@@ -99,8 +102,8 @@ class Fleet:
             request.generated,
             arrival_s,
             request.started_s - arrival_s,
-            request.first_s + return_s - arrival_s,
-            self.env.now + return_s - arrival_s if status is Status.COMPLETED else float("nan"),
+            request.first_s + return_s - arrival_s if request.first_s <= request.deadline_s else nan,
+            self.env.now + return_s - arrival_s if status is Status.COMPLETED else nan,
         )
         if self._detail:
             row += (

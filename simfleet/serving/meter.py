@@ -4,15 +4,15 @@ import numpy as np
 
 from simfleet.hardware.power import idle_j
 from simfleet.hardware.step import StepCost
-from simfleet.records import Sketch
+from simfleet.records import Floats, Sketch
 
 REST_S = 1.0
 """Seconds without work after which a device falls from its gap watts to its idle watts [assumption, docs/physics.md]."""
 
 NOTES = 4096
 
-Note = tuple[float, float, float, int, int, float, float, int, int, int]
-"""A run that is over: start [s], seconds, joules, decoding rows, steps, first step [s], how much longer each next one took [s],
+Note = tuple[float, float, int, int, float, float, int, int, int]
+"""A run that is over: start [s], seconds, decoding rows, steps, first step [s], how much longer each next one took [s],
 tokens in KV memory before it, blocks free after it, blocks that it took."""
 
 
@@ -21,35 +21,54 @@ class Meter:
 
     def __init__(self, cost: StepCost, blocks: int, gaps: Sketch, warmup_s: float = 0.0) -> None:
         self.cost = cost
-        self.notes: list[Note] = []
+        self.active_j = 0.0  # while steps ran
         self.rest_s = 0.0
         self.idle_j = 0.0
         self.prompts = 0  # prompts computed to the end: each brings a token
         self._blocks = blocks
         self._gaps = gaps
         self._warmup_s = warmup_s
-        self._active_j = 0.0
+        self._notes: list[Note] = []
         self._iterations = 0
         self._row_steps = 0  # decoding sequences, summed over steps: each step brings each a token
         self._context_steps = 0.0  # their tokens in KV memory, summed over steps
         self._block_s = 0.0
         self._blocks_peak = 0
 
+    def book(self, joules: float, tokens: int) -> None:
+        """What is asked for while the simulation runs is added up at once: joules of a run, and tokens of its decodes."""
+        self.active_j += joules
+        self._row_steps += tokens
+
+    def note(self, note: Note) -> None:
+        """The rest is noted, and added up some thousands at a time."""
+        self._notes.append(note)
+        if len(self._notes) == NOTES:
+            self.settle()
+
     def settle(self) -> None:
         """Add up what has been noted."""
-        if not self.notes:
+        if not self._notes:
             return
-        start_s, seconds, joules, rows, steps, first, slope, context, free, grown = np.array(self.notes).T
-        self.notes.clear()
+        start_s, seconds, rows, steps, first, slope, context, free, grown = np.array(self._notes).T
+        self._notes.clear()
         held = self._blocks - free
-        self._active_j += float(joules.sum())
         self._iterations += int(steps.sum())
-        self._row_steps += int((rows * steps).sum())
         self._context_steps += float((context * steps).sum())
         self._block_s += float(((held - grown / 2) * seconds).sum())
         self._blocks_peak = max(self._blocks_peak, int(held.max()))
-        counts = (rows > 0) & (start_s >= self._warmup_s)
+        skipped = self._begun_before(self._warmup_s - start_s, first, slope, steps)
+        counts = (rows > 0) & (skipped < steps)
+        first, steps = first + skipped * slope, steps - skipped
         self._gaps.add(first[counts], slope[counts], steps[counts], rows[counts])
+
+    @staticmethod
+    def _begun_before(since_s: Floats, first: Floats, slope: Floats, steps: Floats) -> Floats:
+        """Of each run, the steps that begin before `since_s` after its start: step j begins after j*first + slope*j*(j-1)/2."""
+        left, middle = np.maximum(since_s, 0.0), first - slope / 2
+        begun = np.ceil(2 * left / (middle + np.sqrt(middle * middle + 2 * slope * left)))
+        found: Floats = np.minimum(begun, steps)
+        return found
 
     def gap(self, start_s: float, seconds: float) -> None:
         """One sequence waited `seconds` for its next token, outside a decode step."""
@@ -66,12 +85,6 @@ class Meter:
         return idle_j(self.cost.gap_w, self.cost.idle_w, REST_S, seconds)
 
     @property
-    def active_j(self) -> float:
-        """Joules while steps ran."""
-        self.settle()
-        return self._active_j
-
-    @property
     def iterations(self) -> int:
         """Steps."""
         self.settle()
@@ -80,7 +93,6 @@ class Meter:
     @property
     def output_tokens(self) -> int:
         """Tokens that have come out, whether their requests have ended or not."""
-        self.settle()
         return self._row_steps + self.prompts
 
     @property

@@ -9,8 +9,8 @@ from simpy import Environment, Event, Timeout
 from simfleet.hardware.power import run_energy
 from simfleet.hardware.step import attended, attended_limited, keys_limited
 from simfleet.records import Status
-from simfleet.serving.batching import Request, Scheduler
-from simfleet.serving.meter import NOTES, Meter
+from simfleet.serving.batching import NOTHING, Request, Scheduler
+from simfleet.serving.meter import Meter
 
 if TYPE_CHECKING:
     from simfleet.serving.routing import Router
@@ -21,12 +21,12 @@ Line = tuple[float, float]
 
 
 class Snapshot(NamedTuple):
-    """Where a replica stands at an instant; tokens and joules are those that the meter does not know of yet, linear within a run."""
+    """Where a replica stands at an instant; tokens and joules are those that the meter does not know of yet, joules linear within a run."""
 
     running: int
     waiting: int
     blocks: int
-    output_tokens: float
+    output_tokens: int
     joules: float
 
 
@@ -89,7 +89,7 @@ class Replica:
                 self._rouse()
             elif self._steps > 1:
                 joins = scheduler.waiting == 1 and scheduler.has_seat
-                self._cut(self.env.now if joins else request.deadline_s)
+                self._cut(self.env.now if joins else max(request.deadline_s, self.env.now))
 
     def _rouse(self) -> None:
         """From rest: plan once all that arrives at this instant has arrived."""
@@ -134,6 +134,11 @@ class Replica:
             steps -= 1
         return steps
 
+    def _steps_done(self, passed_s: float) -> int:
+        """Whole steps of the run that `passed_s` holds."""
+        steps = min(self._steps_until(passed_s), self._steps)
+        return steps if self._elapsed(steps) <= passed_s else steps - 1
+
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     def _plan(self) -> None:
@@ -143,6 +148,7 @@ class Replica:
             for request in scheduler.expire(now):
                 self._ended(request, Status.TIMED_OUT)
         batch, kv = scheduler.batch, scheduler.kv
+        scheduler.short_of = NOTHING
         short = kv.phases[-batch.step % kv.size] > kv.free
         if short:
             scheduler.make_room(now)
@@ -208,10 +214,9 @@ class Replica:
             joules = run_energy(first, slope, *self._energy, steps, self._cost.limit_w)
             batch.charge(seconds * self._cost.devices, joules)
         grown = kv.grow(batch.step, steps, rows) if rows else 0
-        notes = self.meter.notes
-        notes.append((self._start_s, seconds, joules, rows, steps, first, slope, context, kv.free, grown))
-        if len(notes) == NOTES:
-            self.meter.settle()
+        scheduler.stalls[scheduler.short_of] += steps
+        self.meter.book(joules, rows * steps)
+        self.meter.note((self._start_s, seconds, rows, steps, first, slope, context, kv.free, grown))
         if rows:
             for request in batch.advance(steps):
                 scheduler.leave(request)
@@ -268,13 +273,13 @@ class Replica:
         kv, rows, steps = scheduler.kv, len(scheduler.batch.rows), self._steps
         running, held = rows + len(scheduler.chunks), kv.total - kv.free
         if self._armed is None:
-            return Snapshot(running, scheduler.waiting, held, 0.0, self.meter.rest_j(passed))
+            return Snapshot(running, scheduler.waiting, held, 0, self.meter.rest_j(passed))
         if not steps:
-            return Snapshot(running, scheduler.waiting, held, 0.0, 0.0)
-        share = passed / self._elapsed(steps)
-        grown = round(share * kv.growth(scheduler.batch.step, steps, rows)) if rows else 0
-        joules = share * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
-        return Snapshot(running, scheduler.waiting, held + grown, share * steps * rows, joules)
+            return Snapshot(running, scheduler.waiting, held, 0, 0.0)
+        done = self._steps_done(passed)
+        grown = kv.growth(scheduler.batch.step, done, rows) if rows and done else 0
+        joules = passed / self._elapsed(steps) * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
+        return Snapshot(running, scheduler.waiting, held + grown, done * rows, joules)
 
     def close(self) -> None:
         """The simulation ends now: book what is done of the run in progress, and end all requests as in flight."""
@@ -288,14 +293,13 @@ class Replica:
 
     def _close_run(self, passed_s: float) -> None:
         """Book the whole steps that `passed_s` holds, and its part of the one in progress."""
-        steps = self._steps_until(passed_s)
-        if self._elapsed(steps) > passed_s:
-            steps -= 1
-        if steps:
-            self._apply(steps)
-        left_s = passed_s - self._elapsed(steps)
-        if left_s > 0:
-            self._book_part(steps, left_s)
+        done = self._steps_done(passed_s)
+        whole_s = self._elapsed(done)
+        ends = done == self._steps
+        if done:
+            self._apply(done)
+        if not ends and passed_s > whole_s:
+            self._book_part(done, passed_s - whole_s)
 
     def _book_part(self, steps: int, left_s: float) -> None:
         """Book the first `left_s` seconds of the step after `steps` steps: no token comes of it."""
@@ -306,4 +310,5 @@ class Replica:
         else:
             booked_j = min(self._cost.limit_w * seconds, joules) * left_s / seconds
             batch.charge(left_s * self._cost.devices, booked_j)
-        self.meter.notes.append((self._start_s, left_s, booked_j, 0, 0, seconds, 0.0, 0, kv.free, 0))
+        self.meter.book(booked_j, 0)
+        self.meter.note((self._start_s, left_s, 0, 0, seconds, 0.0, 0, kv.free, 0))

@@ -397,7 +397,7 @@ class ClosedLoop(Spec):
     """Users who ask, wait for the whole answer, think, and ask again: the load follows the fleet's speed."""
 
     kind: Literal["closed_loop"]
-    users: int = Field(ge=1)
+    users: int = Field(ge=1, le=1_000_000)
     think: Annotated[Think, _DURATION] = Think()
     ramp: Seconds = Field(0.0, description="The users start evenly over this time")
 

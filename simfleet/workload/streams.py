@@ -16,6 +16,8 @@ from simfleet.workload.lengths import Tokens
 from simfleet.workload.models import Model
 from simfleet.workload.traces import Trace
 
+MOST_AT_ONCE = 10_000_000
+
 Request = tuple[float, int, int]
 """Arrival [s], input tokens, output tokens."""
 
@@ -44,7 +46,7 @@ class Stream(Spec):
     arrival: AnyArrival | None = None
     tokens: Tokens | None = None
     trace: Trace | None = None
-    count: int | None = Field(None, ge=1, description="Most requests")
+    count: int | None = Field(None, ge=1, le=1_000_000_000, description="Most requests")
     timeout: PositiveSeconds | None = Field(None, description="Clients hang up this long after asking")
 
     @model_validator(mode="before")
@@ -73,6 +75,8 @@ class Stream(Spec):
             raise ValueError(f"expected `arrival` and `tokens`, or a `trace`; missing: {' and '.join(missing)}")
         if isinstance(self.arrival, Burst) and self.count is None:
             raise ValueError("expected a `count` beside a burst")
+        if isinstance(self.arrival, Burst) and (self.count or 0) > MOST_AT_ONCE:
+            raise ValueError(f"expected at most {MOST_AT_ONCE:,} requests at once, got {self.count:,}")
         return self
 
     @property

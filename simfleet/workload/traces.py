@@ -39,7 +39,7 @@ class RateScale(Spec):
       IDC' = k IDC + f (1 - f) / k.
     """
 
-    factor: float = Field(gt=0)
+    factor: float = Field(gt=0, le=10_000)
     method: Literal["thin", "compress", "superpose", "replicate"]
 
     @model_validator(mode="after")
