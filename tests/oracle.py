@@ -45,6 +45,11 @@ class Oracle:
     busy_s: float = 0.0
     joules: float = 0.0
     iterations: int = 0
+    prefill_s: float = 0.0  # of busy_s and joules, what prompts caused: a mixed step less its decodes alone
+    prefill_j: float = 0.0
+    recomputed: int = 0
+    waiting_peak: int = 0
+    blocks_peak: int = 0
     gaps: list[float] = field(default_factory=list)
     idle: list[float] = field(default_factory=list)  # seconds at rest before each busy period, and after the last
 
@@ -80,10 +85,13 @@ class Oracle:
         ask.prompt = ask.input_tokens
         if self.blocks(ask.input_tokens + ask.output_tokens - 1) > self.total:
             ask.status = "failed"
+        elif ask.deadline_s <= ask.arrival_s:
+            ask.status = "timed_out"
         elif self.queue_limit is not None and len(self.waiting) >= self.queue_limit:
             ask.status = "rejected"
         else:
             self.waiting.append(ask)
+            self.waiting_peak = max(self.waiting_peak, len(self.waiting))
 
     def expire(self) -> None:
         for ask in [a for a in self.running + self.waiting if a.deadline_s <= self.now]:
@@ -96,6 +104,7 @@ class Oracle:
             ask = self.running.pop()
             if ask.decoding:
                 ask.last_s = self.now
+            self.recomputed += ask.held
             ask.held, ask.decoding, ask.prompt = 0, False, ask.input_tokens + ask.generated
             ask.preemptions += 1
             self.waiting.insert(0, ask)
@@ -125,6 +134,11 @@ class Oracle:
         for ask in decoding:
             ask.held += 1
         seconds, joules = self.price(decoding, chunks)
+        self.blocks_peak = max(self.blocks_peak, self.total - self.free())
+        if chunks:
+            alone = self.price(decoding, []) if decoding else (0.0, 0.0)
+            self.prefill_s += seconds - alone[0]
+            self.prefill_j += min(self.cost.limit_w * seconds, joules) - min(self.cost.limit_w * alone[0], alone[1])
         self.now += seconds
         self.busy_s += seconds
         self.joules += min(self.cost.limit_w * seconds, joules)

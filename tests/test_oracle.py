@@ -1,5 +1,6 @@
 """The engine against the naive oracle: every request's times, tokens and fate, and the replica's energy, to 1e-9."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from math import inf, isnan
 
@@ -31,8 +32,8 @@ class Case:
     limits: Limits
 
 
-def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
-    """The same load through the real replica."""
+def serve(case: Case, cost: StepCost, until: float = inf) -> tuple[list[Request], Replica]:
+    """The same load through the real replica, closed when all have left, or at `until`."""
     env, gaps = Environment(), Sketch()
     ended_s: dict[Request, float] = {}
 
@@ -59,9 +60,11 @@ def serve(case: Case, cost: StepCost) -> tuple[list[Request], Replica]:
             replica.scheduler.check()
 
     env.process(arrivals())
-    while env.peek() < inf:
+    while env.peek() < min(until, inf):
         env.step()
         replica.scheduler.check()
+    if until < inf:
+        env.run(until=until)
     replica.close()
     for request in requests:
         request.last_s = ended_s[request]  # reused: when it ended
@@ -103,6 +106,14 @@ def compare(case: Case, cost: StepCost) -> Oracle:
     assert gaps.total == pytest.approx(sum(oracle.gaps), rel=EXACT)
     rest = sum(cost.gap_w * min(s, REST_S) + cost.idle_w * max(s - REST_S, 0) for s in oracle.idle)
     assert meter.idle_j == pytest.approx(rest, rel=EXACT, abs=EXACT)
+    scheduler, accounts = replica.scheduler, [request.account for request in requests]
+    assert sum(account.prefill_j for account in accounts) == pytest.approx(oracle.prefill_j, rel=EXACT, abs=EXACT)
+    prefill_s = sum(account.prefill_device_s for account in accounts) / cost.devices
+    assert prefill_s == pytest.approx(oracle.prefill_s, rel=EXACT, abs=EXACT)
+    assert sum(account.recomputed_tokens for account in accounts) == oracle.recomputed
+    assert scheduler.preemptions == sum(ask.preemptions for ask in case.asks)
+    assert scheduler.waiting_peak == oracle.waiting_peak
+    assert meter.blocks_peak == oracle.blocks_peak
     charged = sum(r.account.prefill_j + r.account.decode_j for r in requests)
     assert charged == pytest.approx(meter.active_j, rel=EXACT)
     charged_s = sum(r.account.prefill_device_s + r.account.decode_device_s for r in requests)
@@ -118,6 +129,7 @@ def cases(draw: st.DrawFn) -> Case:
     rng = np.random.default_rng(seed)
     scale = draw(st.sampled_from([0.0, 0.003, 0.05, 0.5, 3.0]))
     longest = draw(st.sampled_from([5, 60, 400]))
+    low = draw(st.sampled_from([0.5, -0.5]))  # below 0: the client has gone before its request arrives
     timeout = draw(st.sampled_from([inf, inf, 0.08, 1.0]))
     asks, now = [], 0.0
     for gap in rng.exponential(scale, count) if scale else [0.0] * count:
@@ -127,7 +139,7 @@ def cases(draw: st.DrawFn) -> Case:
                 now,
                 int(rng.integers(1, longest + 1)),
                 int(rng.integers(1, longest + 1)),
-                now + timeout * rng.uniform(0.5, 1.5),
+                now + timeout * rng.uniform(low, 1.5),
             )
         )
     seats = draw(st.integers(1, 12))
@@ -182,3 +194,25 @@ def test_engine_is_the_oracle_under_kv_pressure(seed: int) -> None:
     assert sum(ask.preemptions for ask in case.asks) >= 5
     assert all(ask.status == "completed" for ask in case.asks)
     assert oracle.iterations > 300
+
+
+@pytest.mark.parametrize("name", ["dense", "windowed"])
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), share=st.floats(0.001, 0.999), at_a_boundary=st.booleans())
+def test_closing_at_any_time_loses_nothing(name: str, case: Case, share: float, at_a_boundary: bool) -> None:
+    """In the middle of a step or exactly at its end: everybody ends, every block is free, and what was used is charged to somebody."""
+    cost = COSTS[name]
+    oracle = compare(deepcopy(case), cost)
+    ends = [ask.end_s for ask in case.asks if not isnan(ask.end_s)]
+    until = max(share * (oracle.now or 1.0), 1e-6)
+    if at_a_boundary and ends:
+        until = ends[int(share * len(ends))]
+    requests, replica = serve(deepcopy(case), cost, until)
+    assert all(request.status is not None for request in requests)
+    assert replica.scheduler.kv.free == case.total
+    meter, accounts = replica.meter, [request.account for request in requests]
+    busy_s = until - meter.rest_s
+    assert sum(a.prefill_j + a.decode_j for a in accounts) == pytest.approx(meter.active_j, rel=EXACT, abs=EXACT)
+    assert sum(a.prefill_device_s + a.decode_device_s for a in accounts) == pytest.approx(busy_s, rel=EXACT, abs=EXACT)
+    assert meter.output_tokens == sum(request.generated for request in requests)
+    assert meter.iterations <= oracle.iterations

@@ -158,6 +158,96 @@ def test_progress_is_told_in_simulated_time() -> None:
     assert told[-1] >= 10
 
 
+def test_users_start_over_the_ramp_and_the_run_ends_with_their_last_answer() -> None:
+    """Ten users over 5 s start half a second apart; nobody is waited for after the last answer, however long they would think."""
+    loop = {"kind": "closed_loop", "users": 10, "ramp": "5 s", "think": "50 s"}
+    result = run({"arrival": loop, "tokens": LENGTHS}, horizon="8 s")
+    rows = result.run.requests
+    assert rows["arrival_s"].tolist() == pytest.approx([0.5 * number for number in range(10)])
+    assert result.run.records.duration_s == 8
+    counted = run({"arrival": {**loop, "ramp": "0 s"}, "tokens": LENGTHS, "count": 10})
+    assert counted.run.records.duration_s < 2
+
+
+@pytest.mark.parametrize(
+    ("stream", "engine", "binds"),
+    [
+        (
+            {"arrival": {"kind": "closed_loop", "users": 30}},
+            {"max_sequences": 4},
+            "max_sequences, then memory bandwidth",
+        ),
+        ({"arrival": {"kind": "closed_loop", "users": 30}}, {"num_kv_blocks": 150}, "KV memory, then memory bandwidth"),
+        ({"arrival": {"kind": "closed_loop", "users": 30}}, {}, "memory bandwidth"),
+        ({"arrival": {"rate": "9 /s"}, "long": True}, {}, "compute"),
+    ],
+)
+def test_what_binds(stream: dict, engine: dict, binds: str) -> None:
+    """Seats, blocks, memory bandwidth where answers take the time, compute where prompts do."""
+    stream = dict(stream)
+    tokens = (
+        {"input": {"dist": "constant", "value": 6000}, "output": {"dist": "constant", "value": 1}}
+        if stream.pop("long", 0)
+        else LENGTHS
+    )
+    result = run({**stream, "tokens": tokens}, {"engine": engine}, horizon="20 s")
+    pool = result.summary["pools"][0]
+    assert pool["binds"].startswith(binds)
+    short = {"max_sequences": pool["kv"]["steps_short_of_seats"], "KV memory": pool["kv"]["steps_short_of_blocks"]}
+    for name, steps in short.items():
+        assert steps <= pool["iterations"]
+        assert (steps > 0.5 * pool["iterations"]) == binds.startswith(name)
+
+
+def test_warm_up_leaves_out_the_gaps_that_begin_before_it() -> None:
+    """One long answer: steps are of nearly equal length, so with a warm-up at half its time half the gaps are left."""
+    lone = {
+        "arrival": {"kind": "burst"},
+        "tokens": LENGTHS | {"output": {"dist": "constant", "value": 2001}},
+        "count": 1,
+    }
+    whole = run(lone)
+    assert whole.run.records.itl.count == 2000
+    row = whole.run.requests[0]
+    steps_s = np.linspace(row["ttft_s"] - 12.9e-3, row["e2e_s"] - 12.9e-3, 2001)[:-1]
+    half = run(lone, warmup="7 s").run.records.itl.count
+    assert half == pytest.approx(float((steps_s >= 7).sum()), abs=12)
+    assert 0.3 * 2000 < half < 0.7 * 2000
+
+
+def test_kv_occupancy_by_hand() -> None:
+    """A lone request of 300 + 1,000 tokens: 19 blocks of 16 while its prompt is computed, then up to 82, nearly evenly."""
+    lone = {
+        "arrival": {"kind": "burst"},
+        "tokens": LENGTHS | {"output": {"dist": "constant", "value": 1000}},
+        "count": 1,
+    }
+    result = run(lone, {"engine": {"num_kv_blocks": 100}})
+    ledger = result.run.records.pools[0]
+    assert ledger.kv_peak == 0.82
+    assert ledger.kv_mean == pytest.approx((19 + 82) / 2 / 100, rel=0.01)
+    timeline = result.timeline
+    middle = timeline[timeline["time_s"] < ledger.duration_s]
+    expected = 19 + (82 - 19) * (middle["time_s"] - 0.01) / ledger.duration_s
+    assert np.all(np.abs(middle["kv_occupancy"] * 100 - expected) < 2)
+
+
+@pytest.mark.parametrize("horizon", ["10 s", "11 s", "7.3 s"])
+def test_timeline_stays_physical_to_its_last_row(horizon: str) -> None:
+    """No negative rates, no watts beyond the limit of the device, whatever the end cuts through."""
+    timeline = run({"arrival": {"rate": "20 /s"}, "tokens": LENGTHS}, horizon=horizon, drain=False).timeline
+    assert timeline["accelerator_w"].between(0, 700).all()
+    assert timeline["output_tok_s"].between(0, 20_000).all()
+    assert 240 <= len(timeline) <= 242
+
+
+def test_timeline_is_bounded_for_any_length() -> None:
+    """Ten times as long, not ten times as many rows."""
+    for count in (200, 2000, 8000):
+        rows = len(run({"arrival": {"rate": "5 /s"}, "tokens": LENGTHS, "count": count}).timeline)
+        assert 100 <= rows <= 482
+
+
 @pytest.mark.skipif(not TRACE.exists(), reason="needs the Azure 2023 trace beside the checkout")
 def test_azure_trace_is_replayed_whole() -> None:
     """All 19,366 requests on four 8xA100 replicas: every one ends, and the token sums are the file's."""

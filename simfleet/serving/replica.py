@@ -76,11 +76,13 @@ class Replica:
         self._decodes = (0.0, 0.0)  # seconds and joules of a mixed step's decodes alone
 
     def submit(self, request: Request) -> None:
-        """Take a request at this instant: it waits, or ends as rejected, or as failed if it could never fit."""
+        """Take a request at this instant: it waits; or ends at once, as failed if it could never fit, timed out or rejected."""
         scheduler = self.scheduler
         queue_limit = scheduler.limits.queue_limit
         if scheduler.kv.blocks(request.input_tokens + request.output_tokens - 1) > scheduler.kv.total:
             self._ended(request, Status.FAILED)
+        elif request.deadline_s <= self.env.now:
+            self._ended(request, Status.TIMED_OUT)
         elif queue_limit is not None and scheduler.waiting >= queue_limit:
             self._ended(request, Status.REJECTED)
         else:
@@ -89,7 +91,7 @@ class Replica:
                 self._rouse()
             elif self._steps > 1:
                 joins = scheduler.waiting == 1 and scheduler.has_seat
-                self._cut(self.env.now if joins else max(request.deadline_s, self.env.now))
+                self._cut(self.env.now if joins else request.deadline_s)
 
     def _rouse(self) -> None:
         """From rest: plan once all that arrives at this instant has arrived."""
