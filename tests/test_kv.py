@@ -25,7 +25,7 @@ class Paging(RuleBasedStateMachine):
     def admit(self, tokens: int) -> None:
         blocks = self.pool.blocks(tokens)
         free = self.pool.free
-        if self.pool.can_reserve(blocks):
+        if blocks <= free:
             self.pool.reserve(blocks)
             self.pool.join(tokens - self.step)
             self.tokens.append(tokens)

@@ -6,7 +6,7 @@ class BlockPool:
 
     A decoding sequence holds `base + step` tokens, where `step` counts the replica's decode steps. It needs a new block at the
     next step exactly when that sum is a multiple of the block size, so a histogram of `base mod size` says how many blocks any
-    number of steps takes. `can_reserve` asks; `reserve` takes all or nothing.
+    number of steps takes. `growth` and `need` ask; `reserve` takes all or nothing.
     """
 
     __slots__ = ("_per_sequence", "free", "phases", "size", "total")
@@ -21,9 +21,6 @@ class BlockPool:
     def blocks(self, tokens: int) -> int:
         """Blocks of one sequence that holds `tokens` tokens."""
         return -(-tokens // self.size) + self._per_sequence
-
-    def can_reserve(self, blocks: int) -> bool:
-        return blocks <= self.free
 
     def reserve(self, blocks: int) -> None:
         if blocks > self.free:

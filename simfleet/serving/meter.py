@@ -28,30 +28,19 @@ class Meter:
         self._blocks = blocks
         self._gaps = gaps
         self._warmup_s = warmup_s
-        self._notes: list[Note] = []
+        self.notes: list[Note] = []  # what may be added up later
         self._iterations = 0
-        self._row_steps = 0  # decoding sequences, summed over steps: each step brings each a token
+        self.row_steps = 0  # decoding sequences, summed over steps: each step brings each a token
         self._context_steps = 0.0  # their tokens in KV memory, summed over steps
         self._block_s = 0.0
         self._blocks_peak = 0
 
-    def book(self, joules: float, tokens: int) -> None:
-        """What is asked for while the simulation runs is added up at once: joules of a run, and tokens of its decodes."""
-        self.active_j += joules
-        self._row_steps += tokens
-
-    def note(self, note: Note) -> None:
-        """The rest is noted, and added up some thousands at a time."""
-        self._notes.append(note)
-        if len(self._notes) == NOTES:
-            self.settle()
-
     def settle(self) -> None:
         """Add up what has been noted."""
-        if not self._notes:
+        if not self.notes:
             return
-        start_s, seconds, rows, steps, first, slope, context, free, grown = np.array(self._notes).T
-        self._notes.clear()
+        start_s, seconds, rows, steps, first, slope, context, free, grown = np.array(self.notes).T
+        self.notes.clear()
         held = self._blocks - free
         self._iterations += int(steps.sum())
         self._context_steps += float((context * steps).sum())
@@ -93,7 +82,7 @@ class Meter:
     @property
     def output_tokens(self) -> int:
         """Tokens that have come out, whether their requests have ended or not."""
-        return self._row_steps + self.prompts
+        return self.row_steps + self.prompts
 
     @property
     def block_s(self) -> float:
@@ -111,10 +100,10 @@ class Meter:
     def mean_rows(self) -> float:
         """Decoding sequences in a step, on average over steps."""
         self.settle()
-        return self._row_steps / max(self._iterations, 1)
+        return self.row_steps / max(self._iterations, 1)
 
     @property
     def mean_context(self) -> float:
         """Tokens that a decoding sequence holds, on average over steps and sequences."""
         self.settle()
-        return self._context_steps / max(self._row_steps, 1)
+        return self._context_steps / max(self.row_steps, 1)

@@ -10,7 +10,7 @@ from simfleet.hardware.power import run_energy
 from simfleet.hardware.step import attended, attended_limited, keys_limited
 from simfleet.records import Status
 from simfleet.serving.batching import NOTHING, Request, Scheduler
-from simfleet.serving.meter import Meter
+from simfleet.serving.meter import NOTES, Meter
 
 if TYPE_CHECKING:
     from simfleet.serving.routing import Router
@@ -217,8 +217,12 @@ class Replica:
             batch.charge(seconds * self._cost.devices, joules)
         grown = kv.grow(batch.step, steps, rows) if rows else 0
         scheduler.stalls[scheduler.short_of] += steps
-        self.meter.book(joules, rows * steps)
-        self.meter.note((self._start_s, seconds, rows, steps, first, slope, context, kv.free, grown))
+        meter, notes = self.meter, self.meter.notes
+        meter.active_j += joules
+        meter.row_steps += rows * steps
+        notes.append((self._start_s, seconds, rows, steps, first, slope, context, kv.free, grown))
+        if len(notes) == NOTES:
+            meter.settle()
         if rows:
             for request in batch.advance(steps):
                 scheduler.leave(request)
@@ -312,5 +316,5 @@ class Replica:
         else:
             booked_j = min(self._cost.limit_w * seconds, joules) * left_s / seconds
             batch.charge(left_s * self._cost.devices, booked_j)
-        self.meter.book(booked_j, 0)
-        self.meter.note((self._start_s, left_s, 0, 0, seconds, 0.0, 0, kv.free, 0))
+        self.meter.active_j += booked_j
+        self.meter.notes.append((self._start_s, left_s, 0, 0, seconds, 0.0, 0, kv.free, 0))
