@@ -217,7 +217,7 @@ def count_facts(data: object) -> int:
 
 def test_estimates_join_neighbours_and_give_the_reason():
     lines = estimates(library.profile("nvidia-h100-sxm"))
-    assert "step.gemm.int8: t0, compute, bandwidth estimated (bf16's)" in lines
+    assert "step.gemm.int8: t0, compute, bandwidth estimated (fp8's, the other 8-bit format)" in lines
     assert not any(line.startswith(("memory", "step: ", "power")) for line in lines)
     assert any("power: gap, busy" in line for line in estimates(library.profile("nvidia-h200-sxm")))
 
@@ -266,7 +266,7 @@ def test_the_python_example_runs(capsys):
     exec(code, {})
     printed = capsys.readouterr().out
     assert "memory.capacity 85899345920.0 measured" in printed
-    assert "step.gemm.int8: t0, compute, bandwidth estimated (bf16's)" in printed
+    assert "step.gemm.int8: t0, compute, bandwidth estimated (fp8's, the other 8-bit format)" in printed
 
 
 def test_watts_out_of_order_are_refused():
