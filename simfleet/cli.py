@@ -88,6 +88,8 @@ def run(
         raise click.UsageError("--requests needs --out DIR to write to")
     with _bad_input():
         spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
     result = _simulate(spec, seed, detail=requests is not None)
     if out is not None:
         with _bad_input():
@@ -106,8 +108,8 @@ def _simulate(scenario: Scenario, seed: int, detail: bool) -> Result:
     try:
         with _progress(scenario.horizon) as progress:
             return simulate(scenario, seed=seed, requests=detail, progress=progress)
-    except RuntimeError as error:
-        _stop(f"simulation error: {error}", SIMULATION_ERROR)
+    except Exception as error:  # scripts tell a broken run from bad input by its exit code
+        _stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
 
 
 @contextmanager

@@ -89,7 +89,6 @@ class Account:
     input_tokens: int = 0
     output_tokens: int = 0
     recomputed_tokens: int = 0
-    preemptions: int = 0
     prefill_device_s: float = 0.0
     decode_device_s: float = 0.0
     prefill_j: float = 0.0

@@ -94,8 +94,8 @@ def full_run(detail: bool = True) -> Run:
     fates = list(Status)
     rows = [Row(i % 3, i % 2, arrival_s=i / 4, ttft_s=0.2 + i / 4000, e2e_s=1.2 + i / 4000) for i in range(2000)]
     rows += [turned_away(fate, arrival_s=100.0 + fate) for fate in fates[1:]]
-    rented = Account(0, TALK, [1000, 1, 1, 1, 1], 10**6, 500_000, 0, 3, 250.0, 750.0, 400.0, 600.0)
-    owned = Account(1, NIGHT, [1000, 0, 0, 0, 0], 10**6, 500_000, 0, 0, 100.0, 100.0, 300.0, 200.0)
+    rented = Account(0, TALK, [1000, 1, 1, 1, 1], 10**6, 500_000, 0, 250.0, 750.0, 400.0, 600.0)
+    owned = Account(1, NIGHT, [1000, 0, 0, 0, 0], 10**6, 500_000, 0, 100.0, 100.0, 300.0, 200.0)
     joules = {"active_j": 1000.0, "accelerator_j": 1500.0, "node_j": 3000.0, "facility_j": 3600.0}
     half = {name: value / 2 for name, value in joules.items()}
     pools = [

@@ -107,8 +107,10 @@ def test_own_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert same == fast
 
 
-@pytest.mark.parametrize(("replicas", "rate", "joules", "binds"),
-    [(1, "60 /s", "fewer", "max_sequences, then compute"), (2, "5.5 /s", "more", "memory bandwidth")],)
+@pytest.mark.parametrize(
+    ("replicas", "rate", "joules", "binds"),
+    [(1, "60 /s", "fewer", "max_sequences, then compute"), (2, "5.5 /s", "more", "memory bandwidth")],
+)
 def test_h200_against_h100_moves_as_physics_says(replicas: int, rate: str, joules: str, binds: str) -> None:
     """H200 has 1.43 times H100's memory bandwidth at the same arithmetic, and decoding waits for memory first: tokens come faster.
 
@@ -144,6 +146,23 @@ def test_h200_against_h100_moves_as_physics_says(replicas: int, rate: str, joule
         assert ratio > 1.01
         assert dollars == pytest.approx(1, abs=0.02)
     assert h100["pools"][0]["binds"].startswith(binds)
+
+
+def test_a_run_that_breaks_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("requests: 3 arrived, 2 ended")
+
+    monkeypatch.setattr("simfleet.cli.simulate", broken)
+    result = CliRunner().invoke(cli, ["run", "w1"])
+    assert result.exit_code == 4
+    assert result.stderr == "simulation error: RuntimeError: requests: 3 arrived, 2 ended\n"
+
+
+def test_an_out_folder_that_cannot_be_made_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(cli, ["run", "w1", "--out", str(tmp_path / "file" / "out")])
+    assert result.exit_code == 2
+    assert str(tmp_path / "file") in result.stderr
 
 
 def test_workload_describe() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from simfleet.facility.cost import AnyCost, Own, Rent, check, crf, estimates, rates
+from simfleet.facility.cost import AnyCost, Own, Rent, crf
 from simfleet.facility.site import Site, rated_w, servers_of
 from simfleet.hardware.profile import Own as Bought
 from simfleet.hardware.profile import PowerConstants, Profile, Server
@@ -66,10 +66,10 @@ def test_rated_watts_are_the_share_of_a_server_with_every_device_at_its_limit():
 
 
 def test_rent_is_the_price_given_or_else_the_first_offer():
-    assert rates(parse(kind="rent", price="$2.5/h"), H100, SITE) == {"rent": 2.5}
-    assert rates(Rent(), H100, SITE) == {"rent": 2.95}
-    assert estimates(parse(kind="rent", price="$2.5/h"), H100) == []
-    assert "acme" in estimates(Rent(), H100)[0]
+    assert parse(kind="rent", price="$2.5/h").rates(H100, SITE) == {"rent": 2.5}
+    assert Rent().rates(H100, SITE) == {"rent": 2.95}
+    assert parse(kind="rent", price="$2.5/h").estimates(H100) == []
+    assert "acme" in Rent().estimates(H100)[0]
 
 
 def test_only_an_owner_pays_the_meter():
@@ -78,7 +78,7 @@ def test_only_an_owner_pays_the_meter():
 
 def test_every_line_of_owning_against_hand_values():
     """25,000 + 12,500 of server + 4,687.50 of network; 1,071 W of facility at $12."""
-    lines = rates(Own(), H100, SITE)
+    lines = Own().rates(H100, SITE)
     watts = (1705 / 8 + 1.1 * 700) * 1.09
     assert lines["devices"] == pytest.approx(25_000 * 0.26379748 / 8760)
     assert lines["servers"] == pytest.approx(12_500 * 0.26379748 / 8760)
@@ -89,7 +89,7 @@ def test_every_line_of_owning_against_hand_values():
 
 def test_what_is_given_replaces_what_is_assumed():
     own = parse(kind="own", device="$1000", server="$100", network="$10", provisioned="1 kW", facility="10 $/W", rate=0.0, years=1, upkeep=0.0)  # fmt: skip
-    lines = rates(own, H100, SITE)
+    lines = own.rates(H100, SITE)
     assert lines == pytest.approx(
         {
             "devices": 1000 / 8760,
@@ -107,14 +107,14 @@ def test_the_server_comes_from_the_profile_where_it_knows():
 
 
 def test_estimates_name_every_assumption_and_nothing_that_was_given():
-    assert len(estimates(Own(), H100)) == 8
+    assert len(Own().estimates(H100)) == 8
     given_all = parse(
         kind="own", device="$1", server="$1", network="$1", provisioned="1 W", facility="1 $/W", facility_years=1, rate=0.1, years=1, upkeep=0.0
     )  # fmt: skip
-    assert estimates(given_all, H100) == []
+    assert given_all.estimates(H100) == []
     assert not any(
         "server" in line.split(" of ")[0]
-        for line in estimates(Own(), device({"device": fact("$1"), "includes_server": True}))
+        for line in Own().estimates(device({"device": fact("$1"), "includes_server": True}))
     )
 
 
@@ -122,7 +122,7 @@ def test_estimates_name_every_assumption_and_nothing_that_was_given():
 def test_owning_scales_with_prices_and_falls_with_life(price, rate, years, times):
     def total(scale, life):
         own = parse(kind="own", device=f"${scale * price}", facility=f"{scale * 12} $/W", rate=rate, years=life)
-        return sum(rates(own, H100, SITE).values())
+        return sum(own.rates(H100, SITE).values())
 
     assert total(times, years) == pytest.approx(times * total(1, years))
     assert total(1, years * times) < total(1, years)
@@ -130,13 +130,13 @@ def test_owning_scales_with_prices_and_falls_with_life(price, rate, years, times
 
 def test_a_device_without_prices_says_what_to_give():
     with pytest.raises(ValueError, match=r"no rental offer .*`h100`.*price: \$2.5/h"):
-        check(Rent(), device(rent=()))
+        Rent().check(device(rent=()))
     with pytest.raises(ValueError, match=r"no purchase price .*`h100`.*device: \$25000"):
-        check(Own(), device())
+        Own().check(device())
     with pytest.raises(ValueError, match="no rental offer"):
-        rates(Rent(), device(rent=()), SITE)
-    check(parse(kind="own", device="$5"), device())
-    check(parse(kind="rent", price="$5/h"), device(rent=()))
+        Rent().rates(device(rent=()), SITE)
+    parse(kind="own", device="$5").check(device())
+    parse(kind="rent", price="$5/h").check(device(rent=()))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_wrong_cost_is_refused(keys):
 
 def test_electricity_is_a_small_part_of_an_owned_h100_hour():
     """About 7 % of published owner's hours; with these defaults 4 to 7 % from idle-ish to full draw."""
-    lines = sum(rates(Own(), H100, SITE).values())
+    lines = sum(Own().rates(H100, SITE).values())
     for share in (0.8, 1.0):
         node_w = share * rated_w(H100, 1)
         usd = SITE.electricity_usd(SITE.facility_j(node_w * 3600, rated_w(H100, 1), 3600))
@@ -170,7 +170,7 @@ def test_documented_owner_rates_are_what_the_defaults_give(row):
     _, price, limit_w, ours, hyperscaler, neocloud = row
     profile = device({"device": fact(f"${price}")}, limit=f"{limit_w} W")
     metered = SITE.electricity_usd(SITE.facility_j(0.8 * rated_w(profile, 1) * 3600, rated_w(profile, 1), 3600))
-    assert sum(rates(Own(), profile, SITE).values()) + metered == pytest.approx(ours, abs=0.005)
+    assert sum(Own().rates(profile, SITE).values()) + metered == pytest.approx(ours, abs=0.005)
     assert 0.85 * neocloud < ours < 1.35 * neocloud
     assert ours > hyperscaler
 
@@ -191,7 +191,7 @@ def test_documented_owner_rates_are_what_the_defaults_give(row):
     ],
 )
 def test_documented_sensitivities(keys, expected):
-    assert sum(rates(parse(kind="own", **keys), H100, SITE).values()) == pytest.approx(expected, abs=0.005)
+    assert sum(parse(kind="own", **keys).rates(H100, SITE).values()) == pytest.approx(expected, abs=0.005)
 
 
 def test_the_comparison_is_there():

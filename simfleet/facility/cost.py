@@ -160,18 +160,3 @@ class Own(Spec):
 
 
 AnyCost = Annotated[Rent | Own, Field(discriminator="kind")]
-
-
-def check(cost: Rent | Own, profile: Profile) -> None:
-    """Raise ValueError, saying which key to give, where `cost` cannot be worked out for `profile`."""
-    cost.check(profile)
-
-
-def rates(cost: Rent | Own, profile: Profile, site: Site) -> dict[str, float]:
-    """Lines of the cost waterfall in $ per provisioned device-hour, before metered electricity. Raises as `check`."""
-    return cost.rates(profile, site)
-
-
-def estimates(cost: Rent | Own, profile: Profile) -> list[str]:
-    """The assumptions behind `rates`, one sentence each."""
-    return cost.estimates(profile)

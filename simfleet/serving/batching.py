@@ -281,7 +281,6 @@ class Scheduler:
         request.computed = 0
         request.prompt = request.input_tokens + request.generated
         request.preemptions += 1
-        request.account.preemptions += 1
         self.preemptions += 1
         self._line.appendleft(request)
         self.waiting += 1
