@@ -71,8 +71,7 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     """The fleet of `scenario`: replicas of every pool, a router per model, a lane per stream."""
     fleet = Fleet(env, records, detail)
     for index, pool in enumerate(scenario.pools.values()):
-        meter = Meter(pool.step_cost(), pool.kv_blocks(), records.itl, scenario.warmup)
-        fleet.pools.append([_replica(fleet, pool, meter, index, number) for number in range(pool.replicas)])
+        fleet.pools.append(_replicas(fleet, pool, index, scenario.warmup))
     for model in dict.fromkeys(stream.model.name for stream in scenario.workload.streams):
         serving = [
             r
@@ -87,13 +86,19 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
     return fleet
 
 
-def _replica(fleet: Fleet, pool: Pool, meter: Meter, index: int, number: int) -> Replica:
-    engine, shape = pool.engine, (pool.tensor_parallel, pool.precision)
-    kv = BlockPool(pool.kv_blocks(), engine.block_size, sequence_blocks(pool.network, engine, *shape))
+def _replicas(fleet: Fleet, pool: Pool, index: int, warmup_s: float) -> list[Replica]:
+    """The replicas of pool number `index`: equal engines that share one meter."""
+    engine, cost, blocks = pool.engine, pool.step_cost(), pool.kv_blocks()
+    state = sequence_blocks(pool.network, engine, pool.tensor_parallel, pool.precision)
     limits = Limits(engine.token_budget, engine.max_sequences, engine.queue_limit, isinstance(engine, Static))
-    replica = Replica(fleet.env, Scheduler(kv, limits, meter.cost.limit), meter, fleet.ended)
-    replica.pool, replica.number = index, number
-    return replica
+    meter = Meter(cost, blocks, fleet.records.itl, warmup_s)
+    replicas = []
+    for number in range(pool.replicas):
+        scheduler = Scheduler(BlockPool(blocks, engine.block_size, state), limits, cost.limit)
+        replica = Replica(fleet.env, scheduler, meter, fleet.ended)
+        replica.pool, replica.number = index, number
+        replicas.append(replica)
+    return replicas
 
 
 def _lane(scenario: Scenario, fleet: Fleet, number: int) -> Lane:

@@ -56,9 +56,9 @@ class Timeline:
         self._fleet.close()
         self._take()  # totals with everything booked, of which the levels are gone
         self._samples[-1] = (now, [old[:3] + new[3:] for old, new in zip(levels, self._samples[-1][1], strict=True)])
+        blocks = [sum(replica.scheduler.kv.total for replica in pool) for pool in self._fleet.pools]
         for (before_s, before), (now, sums) in pairwise(self._samples):
             seconds = now - before_s
             for pool, (old, new) in enumerate(zip(before, sums, strict=True)):
-                blocks = sum(replica.scheduler.kv.total for replica in self._fleet.pools[pool])
                 rates = [(new[i] - old[i]) / seconds if seconds else 0.0 for i in (4, 3)]
-                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / blocks, *rates))
+                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / blocks[pool], *rates))

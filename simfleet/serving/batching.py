@@ -329,10 +329,7 @@ class Scheduler:
 
     def drain(self) -> list[Request]:
         """Take out and return everybody: those that decode, those in prefill, the line."""
-        prefilling = dict.fromkeys(
-            [request for request, _, _ in self.chunks] + ([self.partial] if self.partial else [])
-        )
-        requests = [*self.batch.rows, *prefilling, *self._line]
+        requests = [*self.batch.rows, *self._prefilling, *self._line]
         requests = [request for request in requests if request.status is None]
         for request in requests:
             self.evict(request)
@@ -341,8 +338,12 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise RuntimeError unless the blocks of all sequences and the free ones are the whole memory."""
-        prefilling = {request: request.prompt for request, _, _ in self.chunks}
-        if self.partial is not None:
-            prefilling[self.partial] = self.partial.prompt
+        prompts = [request.prompt for request in self._prefilling]
         contexts = [request.base + self.batch.step for request in self.batch.rows]
-        self.kv.check(sum(map(self.kv.blocks, [*contexts, *prefilling.values()])))
+        self.kv.check(sum(map(self.kv.blocks, [*contexts, *prompts])))
+
+    @property
+    def _prefilling(self) -> list[Request]:
+        """Who has been admitted and has no token yet, or again: those of the step in progress, and between steps the unfinished."""
+        requests = [request for request, _, _ in self.chunks]
+        return requests if self.partial is None or self.partial in requests else [*requests, self.partial]

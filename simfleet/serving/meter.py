@@ -29,6 +29,7 @@ class Meter:
         self._gaps = gaps
         self._warmup_s = warmup_s
         self.notes: list[Note] = []  # what may be added up later
+        self._waits_s: list[float] = []
         self._iterations = 0
         self.row_steps = 0  # decoding sequences, summed over steps: each step brings each a token
         self._context_steps = 0.0  # their tokens in KV memory, summed over steps
@@ -37,6 +38,10 @@ class Meter:
 
     def settle(self) -> None:
         """Add up what has been noted."""
+        if self._waits_s:
+            waits_s, once = np.array(self._waits_s), np.ones(len(self._waits_s))
+            self._waits_s.clear()
+            self._gaps.add(waits_s, 0 * once, once, once)
         if not self.notes:
             return
         start_s, seconds, rows, steps, first, slope, context, free, grown = np.array(self.notes).T
@@ -62,7 +67,7 @@ class Meter:
     def gap(self, start_s: float, seconds: float) -> None:
         """One sequence waited `seconds` for its next token, outside a decode step."""
         if start_s >= self._warmup_s:
-            self._gaps.add(np.array([seconds]), np.zeros(1), np.ones(1), np.ones(1))
+            self._waits_s.append(seconds)
 
     def rest(self, seconds: float) -> None:
         """A replica had no work for `seconds`."""
