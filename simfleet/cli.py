@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -35,6 +35,8 @@ def _bad_input() -> Iterator[None]:
         _stop(error, BAD_INPUT)
     except (LookupError, OSError) as error:
         _stop(f"error: {error.args[0] if isinstance(error, LookupError) else error}", BAD_INPUT)
+    except ValueError as error:
+        _stop(f"error: {error}", BAD_INPUT)
     except ImportError as error:
         _stop(f"error: {error}; `pip install simfleet[parquet]` brings it", BAD_INPUT)
 
@@ -232,6 +234,94 @@ def describe_workload(
         spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
         described = describe.streams(spec.workload, seed, spec.horizon)
     click.echo(json.dumps(described, indent=2) if form == "json" else describe.text(described))
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--profile", "name", help="The device to fit, or whose rows to fit an engine to; left out: all.")
+@click.option("--engine", help="Fit this engine's constants to serving runs instead.")
+@click.option(
+    "--fit",
+    "what",
+    type=click.Choice(["engine", "devices", "both"]),
+    default="engine",
+    help="With --engine: whose constants.",
+)
+@click.option("--model", "models", multiple=True, help="With --engine: rows of this model only; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Profile to write; without --profile: a folder.")
+@_paths
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def calibrate(
+    files: tuple[Path, ...], name: str | None, engine: str | None, what: Literal["engine", "devices", "both"], models: tuple[str, ...], out: Path | None,
+    paths: tuple[Path, ...], form: str,
+) -> None:  # fmt: skip
+    """Fit hardware profiles to FILES of measured operators, or an engine to FILES of measured serving runs (CSV)."""
+    from simfleet.evidence import calibrate as calibration  # noqa: PLC0415
+
+    library = Library(paths)
+    with _bad_input():
+        if engine is not None:
+            _tune(files, engine, library, what, models, name, out)
+            return
+        found = calibration.calibrate(files, library, name)
+        if out is not None:
+            calibration.save(found, library, out, single=name is not None)
+    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text())
+
+
+def _tune(
+    files: tuple[Path, ...], engine: str, library: Library, what: Literal["engine", "devices", "both"], models: tuple[str, ...],
+    device: str | None, out: Path | None,
+) -> None:  # fmt: skip
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
+    from simfleet.evidence import tune  # noqa: PLC0415
+
+    wanted = {library.path("models", model).stem for model in models}
+    devices = {library.path("hardware_profiles", device).stem} if device is not None else set()
+    with ProcessPoolExecutor() as executor:
+        tuned = tune.tune(
+            files, engine, library, executor, what=what,
+            keep=lambda row: (not wanted or row.model in wanted) and (not devices or row.device in devices),
+        )  # fmt: skip
+    if out is not None:
+        tune.save(tuned, library, out)
+    click.echo(tuned.text())
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_overrides
+@_paths
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for simulated against measured."
+)
+@click.option("--series", type=click.Path(path_type=Path), help="With --plot: measured levels over time (CSV).")
+def accuracy(
+    files: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    paths: tuple[Path, ...],
+    workers: int,
+    form: str,
+    folder: Path | None,
+    series: Path | None,
+) -> None:
+    """Simulate every row of FILES of measured serving runs (CSV), and print how far off the simulator is."""
+    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
+    from simfleet.evidence import pictures, report  # noqa: PLC0415
+    from simfleet.evidence.accuracy import accuracy as compare  # noqa: PLC0415
+
+    with _bad_input(), ProcessPoolExecutor(workers) as executor, _progress(None) as progress:
+        done = None if progress is None else lambda rows, _: progress(rows)
+        found = compare(files, Library(paths), _pairs(overrides), executor, done)
+    with _bad_input():
+        if folder is not None:
+            measured = pictures.read_series(series, Library(paths)) if series is not None else {}
+            pictures.save(found.compared, folder, measured)
+    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else report.text(found))
 
 
 def main() -> None:

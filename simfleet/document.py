@@ -354,3 +354,9 @@ def _step(node: Any, parts: list[str]) -> tuple[str | int, list[str]]:
     if len(parts) > 1 and (table or get_close_matches(name, node, n=1, cutoff=0.75)):
         raise LookupError(f"no `{name}`", did_you_mean(name, node))
     return name, parts[1:]
+
+
+def flow(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML on one line."""
+    dumped: str = yaml.safe_dump(dict(data), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+    return dumped.strip()

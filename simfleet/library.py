@@ -1,6 +1,7 @@
 """Find profiles, models, sites, workloads and scenarios by name: the user's own folders first, then the shipped ones."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,6 +17,7 @@ from simfleet.workload.models import Model
 KINDS = {
     "hardware_profiles": "hardware profile",
     "models": "model",
+    "engines": "engine",
     "sites": "site",
     "workloads": "workload preset",
     "scenarios": "scenario",
@@ -23,9 +25,13 @@ KINDS = {
 SUFFIXES = (".yaml", ".yml")
 
 
+ALIASED = ("hardware_profiles", "models", "engines")
+"""Kinds whose things have other names elsewhere."""
+
 TELLTALES = {
     "hardware_profiles": ("flops",),
     "models": ("layers",),
+    "engines": ("release",),
     "sites": ("carbon_intensity", "electricity_price"),
     "workloads": ("arrival", "week"),
     "scenarios": ("pools",),
@@ -42,6 +48,7 @@ class Library:
 
     paths: tuple[Path, ...] = ()
     _documents: dict[Path, Document] = field(default_factory=dict, compare=False, repr=False)
+    _known: dict[str, dict[str, Path]] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         environment = os.environ.get("SIMFLEET_PATH", "").split(os.pathsep)
@@ -56,14 +63,17 @@ class Library:
         object.__setattr__(self, "paths", tuple(own))
 
     def document(self, kind: str, name: str, folder: Path = Path()) -> Document:
-        """The document `name`; a path (with / or .yaml) is taken from `folder`.
+        """The document `name`; a path (with .yaml, or a / that no alias has) is taken from `folder`.
 
         Raises LookupError for an unknown name, saying what is near, and SpecError for a file that cannot be read.
         """
-        path = folder / name if "/" in name or name.endswith(SUFFIXES) else self.path(kind, name)
+        path = folder / name if self._is_path(kind, name) else self.path(kind, name)
         if path not in self._documents:
             self._documents[path] = read(path)
         return self._documents[path]
+
+    def _is_path(self, kind: str, name: str) -> bool:
+        return name.endswith(SUFFIXES) or ("/" in name and plain(name) not in self._aliases(kind))
 
     def data(self, kind: str, name: str) -> dict[str, Any]:
         """The plain data of a name. Raises as `document` does."""
@@ -71,14 +81,14 @@ class Library:
         return data
 
     def path(self, kind: str, name: str) -> Path:
-        """The file of a name, or of a hardware profile's alias. Raises LookupError, saying what is near."""
+        """The file of a name or alias, as it is or as exported elsewhere (see `plain`). Raises LookupError, saying what is near."""
         for folder in self._folders(kind):
             for suffix in SUFFIXES:
                 if os.path.isfile(folder / (name + suffix)):
                     return folder / (name + suffix)
-        aliases = self._aliases() if kind == "hardware_profiles" else {}
-        if name in aliases:
-            return aliases[name]
+        aliases = self._aliases(kind)
+        if plain(name) in aliases:
+            return aliases[plain(name)]
         raise LookupError(f"unknown {KINDS[kind]} `{name}`{did_you_mean(name, [*self.names(kind), *aliases])}")
 
     def names(self, kind: str) -> list[str]:
@@ -97,17 +107,20 @@ class Library:
         """A site. Raises as `profile` does."""
         return build(Site, self.document("sites", name), {"library": self})
 
-    def _aliases(self) -> dict[str, Path]:
-        """Alias -> file, of all profiles that can be read."""
-        found: dict[str, Path] = {}
-        for path in self._files("hardware_profiles"):
-            try:
-                aliases = read(path).data.get("aliases")
-            except SpecError:  # a file nobody asked for
-                continue
-            for alias in aliases if isinstance(aliases, list) else ():
-                found.setdefault(str(alias), path)
-        return found
+    def _aliases(self, kind: str) -> dict[str, Path]:
+        """Plain name or alias -> file, of all devices, models or engines that can be read."""
+        if kind not in ALIASED:
+            return {}
+        if kind not in self._known:
+            found = self._known[kind] = {plain(path.stem): path for path in self._files(kind)}
+            for path in self._files(kind):
+                try:
+                    aliases = read(path).data.get("aliases")
+                except SpecError:  # a file nobody asked for
+                    continue
+                for alias in aliases if isinstance(aliases, list) else ():
+                    found.setdefault(plain(str(alias)), path)
+        return self._known[kind]
 
     def _files(self, kind: str) -> Iterator[Path]:
         for folder in self._folders(kind):
@@ -117,6 +130,11 @@ class Library:
     def _folders(self, kind: str) -> list[Path]:
         own = [folder for path in self.paths for folder in (path / kind, path) if folder.is_dir()]
         return [*own, *([shipped(kind)] if shipped(kind).is_dir() else [])]
+
+
+def plain(name: str) -> str:
+    """A name without its owner, in lower case, words joined by hyphens: "meta-llama/Llama-3.1-70B" -> "llama-3.1-70b"."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.rsplit("/", 1)[-1].lower()).strip("-")
 
 
 def _looks_like(kind: str, path: Path) -> bool:

@@ -18,9 +18,17 @@ from simfleet.document import Document, Location, Mark, Problem, SpecError, did_
 from simfleet.facility.cost import AnyCost, Rent
 from simfleet.facility.site import Site
 from simfleet.hardware.profile import Precision, Profile
-from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cost
+from simfleet.hardware.step import HostConstants, Parallel, Precisions, StepCost, step_cost
 from simfleet.library import Library
-from simfleet.serving.engine import AnyEngine, Continuous, kv_blocks, memory_blocks, sequence_blocks
+from simfleet.serving.engine import (
+    DEFAULT_ENGINE,
+    AnyEngine,
+    Continuous,
+    device_weights,
+    kv_blocks,
+    memory_blocks,
+    sequence_blocks,
+)
 from simfleet.serving.routing import AnyRouting, RoundRobin
 from simfleet.spec import Named, Spec, build, default_kind, refusal
 from simfleet.units import PositiveSeconds, Seconds
@@ -28,7 +36,7 @@ from simfleet.workload.models import Model
 from simfleet.workload.streams import Stream, Workload
 
 DEFAULT_SITE = "us-virginia"
-WEIGHTS_ONLY = ("int4",)
+WEIGHTS_ONLY = ("int4", "mxfp4")
 MOST_DEVICES = 1024
 
 Complaint = tuple[Location, str]
@@ -64,7 +72,23 @@ class Pool(Spec):
         PoolPrecision(weights="bf16"), alias="precision", description="One name, or one for each part"
     )
     engine: Annotated[AnyEngine, default_kind("continuous")] = Continuous()
+    pipeline_parallel: int = Field(1, ge=1, description="Stages that the layers are split into")
+    expert_parallel: int = Field(1, ge=1, description="Devices among which whole experts are dealt out")
+    attention_dp: int = Field(
+        1, ge=1, description="Groups that each keep their own sequences' attention; experts are shared"
+    )
     cost: Annotated[AnyCost, default_kind("rent")] = Rent()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_engine(cls, values: Any, info: ValidationInfo) -> Any:
+        """An engine may be a name alone; without a preset it is DEFAULT_ENGINE's."""
+        engine = values.get("engine", {}) if isinstance(values, dict) else None
+        if isinstance(engine, str):
+            return {**values, "engine": {"preset": engine}}
+        if isinstance(engine, dict) and "preset" not in engine and "library" in (info.context or {}):
+            return {**values, "engine": {"preset": DEFAULT_ENGINE, **engine}}
+        return values
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -83,24 +107,32 @@ class Pool(Spec):
         return Precisions(self.formats.weights, self.formats.kv, self.formats.activations)
 
     @property
+    def parallel(self) -> Parallel:
+        """How the devices of a replica share the model."""
+        return Parallel(self.tensor_parallel, self.pipeline_parallel, self.expert_parallel, self.attention_dp)
+
+    @property
     def devices(self) -> int:
         """Devices of the whole pool."""
-        return self.replicas * self.tensor_parallel
+        return self.replicas * self.parallel.devices
 
-    def step_cost(self, tensor_parallel: int | None = None) -> StepCost:
+    def step_cost(self) -> StepCost:
         """Step time and energy of one replica. Raises ValueError for what its device cannot do."""
-        host = HostConstants(self.engine.host, self.engine.per_sequence, self.engine.launch_factor)
-        return step_cost(self.network, self.profile, host, tensor_parallel or self.tensor_parallel, self.precision)
+        engine = self.engine
+        graphs = min(engine.graph_tokens, 2 * engine.max_sequences)
+        host = HostConstants(
+            engine.host, engine.per_sequence, engine.launch_factor, graphs, engine.eager_layer, engine.compute_factor, engine.memory_factor,
+            engine.experts_factor, engine.quantise_factor, engine.eager_collective, engine.eager_narrow,
+        )  # fmt: skip
+        return step_cost(self.network, self.profile, host, self.parallel, self.precision)
 
-    def kv_blocks(self, tensor_parallel: int | None = None) -> int:
+    def kv_blocks(self) -> int:
         """KV blocks of one replica; below 1 the model does not fit."""
-        return kv_blocks(
-            self.network, self.profile, self.engine, tensor_parallel or self.tensor_parallel, self.precision
-        )
+        return kv_blocks(self.network, self.profile, self.engine, self.parallel, self.precision)
 
     def memory_blocks(self) -> int:
         """KV blocks that memory has room for, whatever the engine was given."""
-        return memory_blocks(self.network, self.profile, self.engine, self.tensor_parallel, self.precision)
+        return memory_blocks(self.network, self.profile, self.engine, self.parallel, self.precision)
 
     def complaints(self) -> Iterator[Complaint]:
         """What does not go together."""
@@ -117,20 +149,44 @@ class Pool(Spec):
 
 def _parallel(pool: Pool) -> list[Complaint]:
     """Whether this many devices can share the model."""
-    tp = pool.tensor_parallel
+    tp, network = pool.tensor_parallel, pool.network
     domain = pool.profile.scale_up.domain if pool.profile.scale_up else 1
     if tp > domain:
         return [
             (("tensor_parallel",), f"expected at most {domain}, the scale-up domain of `{pool.profile.name}`, got {tp}")
         ]
-    for heads in (group.heads for group in pool.network.groups):
+    for heads in (group.heads for group in network.groups):
         if heads % tp:
             return [
                 (
                     ("tensor_parallel",),
-                    f"expected a divisor of the {heads} attention heads of `{pool.network.name}`, got {tp}",
+                    f"expected a divisor of the {heads} attention heads of `{network.name}`, got {tp}",
                 )
             ]
+    layers = sum(group.count for group in network.groups)
+    if pool.pipeline_parallel > layers:
+        return [
+            (
+                ("pipeline_parallel",),
+                f"expected at most the {layers} layers of `{network.name}`, got {pool.pipeline_parallel}",
+            )
+        ]
+    return _experts(pool)
+
+
+def _experts(pool: Pool) -> list[Complaint]:
+    """Whether experts can be dealt out so."""
+    together, experts = (
+        pool.tensor_parallel * pool.attention_dp,
+        {group.experts for group in pool.network.groups if group.experts},
+    )
+    for key, number in (("expert_parallel", pool.expert_parallel), ("attention_dp", pool.attention_dp)):
+        if number > 1 and not experts:
+            return [((key,), f"expected 1: `{pool.network.name}` has no experts, got {number}")]
+    wanted = [together, *experts]
+    if any(number % pool.expert_parallel for number in wanted):
+        what = f"{together} devices (tensor_parallel * attention_dp) and of the {', '.join(map(str, experts))} experts"
+        return [(("expert_parallel",), f"expected a divisor of the {what}, got {pool.expert_parallel}")]
     return []
 
 
@@ -140,22 +196,23 @@ def _formats(pool: Pool) -> Iterator[Complaint]:
     if len(limits) > 1:
         yield ("model",), f"expected at most one attention limit, got a model with {limits}"
         return
-    for tp, key in ((1, "precision"), (pool.tensor_parallel, "tensor_parallel")):
+    alone = {"tensor_parallel": 1, "pipeline_parallel": 1, "expert_parallel": 1, "attention_dp": 1}
+    for tried, key in ((pool.model_copy(update=alone), "precision"), (pool, "tensor_parallel")):
         try:
-            pool.step_cost(tp)
+            tried.step_cost()
         except ValueError as error:
             yield (key,), str(error)
             return
-    state = sequence_blocks(pool.network, pool.engine, pool.tensor_parallel, pool.precision)
+    state = sequence_blocks(pool.network, pool.engine, pool.parallel, pool.precision)
     if pool.kv_blocks() < 1 + state:
         yield ("model",), _too_big(pool)
 
 
 def _too_big(pool: Pool) -> str:
-    weights = pool.network.weight_bytes(pool.formats.weights, pool.tensor_parallel)
+    weights = device_weights(pool.network, pool.parallel, pool.precision)
     memory = pool.profile.memory.capacity.value
     devices = (
-        f"{pool.tensor_parallel} x `{pool.profile.name}`" if pool.tensor_parallel > 1 else f"`{pool.profile.name}`"
+        f"{pool.parallel.devices} x `{pool.profile.name}`" if pool.parallel.devices > 1 else f"`{pool.profile.name}`"
     )
     usable = pool.engine.memory_fraction * memory - pool.engine.reserve
     fits = _smallest_that_fits(pool)
@@ -174,7 +231,7 @@ def _smallest_that_fits(pool: Pool) -> int | None:
     for tp in range(pool.tensor_parallel + 1, MOST_DEVICES + 1):
         larger = pool.model_copy(update={"tensor_parallel": tp})
         if not _parallel(larger):
-            state = sequence_blocks(pool.network, pool.engine, tp, pool.precision)
+            state = sequence_blocks(pool.network, pool.engine, larger.parallel, pool.precision)
             if larger.kv_blocks() >= 1 + state and _computes(larger):
                 return tp
     return None
@@ -271,13 +328,14 @@ class Scenario(Spec):
 
     def replace(self, path: str, value: Any) -> "Scenario":
         """The same scenario with one value changed, such as ("pools.chat.replicas", 8); text is plain text. Raises SpecError."""
-        return _built(overlay(self._document, path, value, {(): Mark("replace")}), self._library)
+        return built(overlay(self._document, path, value, {(): Mark("replace")}), self._library)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _built, (self._document, self._library)
+        return built, (self._document, self._library)
 
 
-def _built(document: Document, library: Library) -> Scenario:
+def built(document: Document, library: Library) -> Scenario:
+    """The scenario of a document. Raises SpecError."""
     return build(Scenario, document, {"library": library})
 
 
@@ -315,10 +373,10 @@ def load(
     document = written if variant is None else _varied(written, variant)
     for path, value in dict(overrides).items():
         document = override(document, path, value)
-    built = _built(document, library)
+    complete = built(document, library)
     if variant is None:
-        _check_variants(built, document, library)
-    return built
+        _check_variants(complete, document, library)
+    return complete
 
 
 def _written(scenario: str | Path | Mapping[str, Any], library: Library) -> Document:
@@ -357,7 +415,7 @@ def _check_variants(base: Scenario, document: Document, library: Library) -> Non
             varied = _varied(document, name)
             if not any(path.startswith("workload") for path in changes):
                 varied = overlay(varied, "workload", base.workload, {})
-            _built(varied, library)
+            built(varied, library)
         except SpecError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:

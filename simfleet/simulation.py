@@ -104,7 +104,7 @@ def build(env: Environment, scenario: Scenario, streams: Streams, records: Recor
 def _replicas(fleet: Fleet, pool: Pool, index: int, warmup_s: float) -> list[Replica]:
     """The replicas of pool number `index`: equal engines that share one meter."""
     engine, cost, blocks = pool.engine, pool.step_cost(), pool.kv_blocks()
-    state = sequence_blocks(pool.network, engine, pool.tensor_parallel, pool.precision)
+    state = sequence_blocks(pool.network, engine, pool.parallel, pool.precision)
     limits = Limits(engine.token_budget, engine.max_sequences, engine.queue_limit, isinstance(engine, Static))
     meter = Meter(cost, blocks, fleet.records.itl, warmup_s)
     replicas = []
@@ -123,6 +123,7 @@ def _lane(scenario: Scenario, fleet: Fleet, number: int) -> Lane:
     accounts = {i: Account(i, number) for i in pools}
     fleet.records.accounts.extend(accounts.values())
     sites = {i: scenario.sites[pool.site] for i, pool in pools.items()}
+    prefix = stream.tokens.shared_prefix if stream.tokens is not None else 0
     return Lane(
         router=fleet.pools[next(iter(pools))][0].router,
         accounts=accounts,
@@ -130,6 +131,9 @@ def _lane(scenario: Scenario, fleet: Fleet, number: int) -> Lane:
         front_end_s={i: pool.engine.front_end for i, pool in pools.items()},
         timeout_s=inf if stream.timeout is None else stream.timeout,
         max_context=stream.model.max_context,
+        cached_tokens={i: prefix // pool.engine.block_size * pool.engine.block_size for i, pool in pools.items()}
+        if prefix
+        else {},
     )
 
 
@@ -210,7 +214,7 @@ def _ledger(
         replicas=pool.replicas,
         devices=devices,
         duration_s=duration_s,
-        busy_device_s=(duration_s * len(replicas) - meter.rest_s) * pool.tensor_parallel,
+        busy_device_s=(duration_s * len(replicas) - meter.rest_s) * pool.parallel.devices,
         active_j=meter.active_j,
         accelerator_j=accelerator_j,
         node_j=at_node_j,

@@ -17,6 +17,7 @@ class Ask:
     input_tokens: int
     output_tokens: int
     deadline_s: float = inf
+    cached: int = 0  # first tokens of its prompt, in whole blocks, that the prefix cache holds
     status: str = "waiting"
     started_s: float = nan
     first_s: float = nan
@@ -104,7 +105,7 @@ class Oracle:
             ask = self.running.pop()
             if ask.decoding:
                 ask.last_s = self.now
-            self.recomputed += ask.held
+            self.recomputed += ask.held - ask.cached
             ask.held, ask.decoding, ask.prompt = 0, False, ask.input_tokens + ask.generated
             ask.preemptions += 1
             self.waiting.insert(0, ask)
@@ -125,7 +126,7 @@ class Oracle:
                 break
             self.running.append(self.waiting.pop(0))
             ask.started_s = self.now if ask.started_s != ask.started_s else ask.started_s
-            chunks.append((ask, 0, min(budget, ask.prompt)))
+            chunks.append((ask, ask.cached, min(budget, ask.prompt - ask.cached)))
             budget -= chunks[-1][2]
         return chunks
 
@@ -169,11 +170,14 @@ class Oracle:
         sampled = rows + sum(prefix + new == ask.prompt for ask, prefix, new in chunks)
         pairs = sum(p for _, prefix, new in chunks for p in range(prefix + 1, prefix + new + 1))
         keys = sum(prefix + new for _, prefix, new in chunks)
+        longest = max(prefix + new for _, prefix, new in chunks)
         if not self.cost.limit:
-            return self.cost.mixed(tokens, sampled, rows, context, 0, pairs, keys, 0, 0)
+            return self.cost.mixed(tokens, sampled, rows, context, 0, pairs, keys, longest, 0, 0, 0)
         pairs_limited = sum(min(p, window) for _, prefix, new in chunks for p in range(prefix + 1, prefix + new + 1))
-        keys_seen = sum(keys_limited(prefix, new, window) for _, prefix, new in chunks)
-        return self.cost.mixed(tokens, sampled, rows, context, limited, pairs, keys, pairs_limited, keys_seen)
+        seen = [keys_limited(prefix, new, window) for _, prefix, new in chunks]
+        return self.cost.mixed(
+            tokens, sampled, rows, context, limited, pairs, keys, longest, pairs_limited, sum(seen), max(seen)
+        )
 
     def emit(self, ask: Ask) -> None:
         ask.generated += 1

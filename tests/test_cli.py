@@ -133,14 +133,14 @@ def test_h200_against_h100_moves_as_physics_says(replicas: int, rate: str, joule
         json.loads(simfleet(*arguments, "--set", f"pools.a100.device=nvidia-{name}-sxm").stdout)
         for name in ("h100", "h200")
     )
-    assert h200["latency"]["tpot_s"]["mean"] < 0.95 * h100["latency"]["tpot_s"]["mean"]
+    assert h200["latency"]["tpot_s"]["mean"] < (0.95 if joules == "more" else 0.97) * h100["latency"]["tpot_s"]["mean"]
     ratio = (
         h200["energy"]["joules_per_output_token"]["accelerator"]
         / h100["energy"]["joules_per_output_token"]["accelerator"]
     )
     dollars = h200["cost"]["usd_per_mtok_total"] / h100["cost"]["usd_per_mtok_total"]
     if joules == "fewer":
-        assert ratio < 0.97
+        assert ratio < 0.98  # with more than a third of the time in arithmetic, which both have alike
         assert dollars < 0.97
     else:
         assert ratio > 1.01

@@ -9,14 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
-    ("cli",), ("simulation",), ("timeline",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
+    ("cli",), ("evidence",), ("simulation",), ("timeline",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
     ("workload",), ("records", "streams", "signals"), ("spec",), ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ROOMS = {
     "simpy": ("serving", "simulation"),
-    "pandas": ("result", "report"),
-    "matplotlib": ("report.plots",),
+    "pandas": ("result", "report", "evidence"),
+    "matplotlib": ("report.plots", "evidence"),
     "yaml": ("document",),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")

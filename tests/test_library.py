@@ -1,12 +1,15 @@
 """Names lead to documents: the user's own first, then the shipped ones; unknown names say what is near."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simfleet.document import SpecError, read
-from simfleet.library import KINDS, Library, shipped
+from simfleet.library import ALIASED, KINDS, Library, plain, shipped
 from simfleet.scenario import load
 
 ROOT = Path(__file__).parents[1]
@@ -48,10 +51,57 @@ def test_shipped_models_sites_and_profiles_are_valid():
 
 def test_an_alias_is_its_device():
     library = Library()
-    aliases = [(alias, name) for name in library.names("hardware_profiles") for alias in library.profile(name).aliases]
-    assert aliases
-    for alias, name in aliases[:5]:
-        assert library.path("hardware_profiles", alias).stem == name
+    for kind in ALIASED:
+        aliases = [
+            (alias, name) for name in library.names(kind) for alias in library.data(kind, name).get("aliases", [])
+        ]
+        assert aliases
+        for alias, name in aliases:
+            assert library.path(kind, alias).stem == name
+
+
+@pytest.mark.parametrize("kind", ALIASED)
+def test_no_alias_means_two_things(kind):
+    library = Library()
+    called = [
+        word
+        for name in library.names(kind)
+        for word in {plain(word) for word in (name, *library.data(kind, name).get("aliases", []))}
+    ]
+    assert len(called) == len(set(called))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "stem"),
+    [
+        ("models", "meta-llama/Llama-3.1-70B", "llama-3.1-70b"),
+        ("models", "Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b"),
+        ("models", "LLAMA_3.1 8B", "llama-3.1-8b"),
+        ("hardware_profiles", "H100_SXM", "nvidia-h100-sxm"),
+        ("engines", "TRTLLM", "tensorrt-llm"),
+    ],
+)
+def test_names_as_others_write_them(kind, name, stem):
+    """Without the owner, in any case, words joined in any way."""
+    library = Library()
+    assert library.path(kind, name).stem == stem
+    assert library.document(kind, name) is library.document(kind, stem)
+
+
+@given(st.text(max_size=40))
+def test_a_plain_name_is_plain(name):
+    assert re.fullmatch(r"([a-z0-9.]+(-[a-z0-9.]+)*)?", plain(name))
+    assert plain(plain(name)) == plain(name)
+    assert plain(f"owner/{name}") == plain(name)
+
+
+def test_a_path_stays_a_path(own):
+    """A slash means a file unless an alias has it, and a file of one's own comes before the shipped names."""
+    library = Library((own,))
+    assert library.document("models", "models/mine.yml", own).data["name"] == "mine"
+    with pytest.raises((LookupError, SpecError)):
+        library.document("models", "somewhere/nothing-like-it", own)
+    assert library.document("models", "somewhere/llama-3.1-8b", own).data["name"] == "llama-3.1-8b"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ CASES = {
     "does not fit": ("8b\n    device: nvidia-h100-sxm", "70b\n    device: nvidia-h100-sxm", 19, "does not fit"),
     "too many devices": ("replicas: 2", "tensor_parallel: 16", 21, "at most 8, the scale-up domain"),
     "uneven devices": ("replicas: 2", "tensor_parallel: 3", 21, "expected a divisor of the 32 attention heads"),
-    "missing precision": ("replicas: 2", "precision: fp4", 21, "has no fp4 arithmetic; it has:"),
+    "missing precision": ("replicas: 2", "precision: fp4", 21, "has no nvfp4 arithmetic; it has:"),
     "unknown precision": ("replicas: 2", "precision: fp7", 21, "got `fp7`"),
     "budget below seats": ("replicas: 2", "engine: {token_budget: 8}", 21, "token_budget: expected at least max_sequences (256), got 8"),
     "price without unit": ("replicas: 2", "cost: {kind: rent, price: 2.5}", 21, "expected dollars per hour with a unit"),

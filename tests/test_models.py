@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from simfleet.document import Document, SpecError
 from simfleet.library import Library
 from simfleet.spec import build
-from simfleet.workload.models import BYTES_PER_ELEMENT, STATE_BYTES, Model, Part
+from simfleet.workload.models import BYTES_PER_ELEMENT, LONG_WINDOW, STATE_BYTES, Model, Part
 
 ROOT = Path(__file__).parents[1]
 CSV = ROOT.parent / "shared" / "data" / "hardware" / "models.csv"
@@ -28,6 +28,11 @@ GIB = 2**30
 def index_bytes(model: Model) -> int:
     """Bytes per token of the indexers' keys, one byte each."""
     return sum(group.count * group.index_elements for group in model.groups)
+
+
+def long_windows(model: Model) -> int:
+    """Bytes per token of windows so long that they are held like layers that see all."""
+    return sum(2 * group.count * group.kv_elements for group in model.groups if group.window > LONG_WINDOW)
 
 
 # -- against what others say ---------------------------------------------------------------------------------------------
@@ -58,7 +63,7 @@ def test_active_parameters_are_the_published_ones(name: str) -> None:
 @pytest.mark.skipif(not CSV.exists(), reason="needs the collected facts beside the checkout")
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_are_those_collected(name: str) -> None:
-    """Layers, widths, parameters and KV bytes per token of the table of facts, which leaves indexers out."""
+    """Layers, widths, parameters and KV bytes per token of the table of facts, which leaves indexers and windows out."""
     row, model = {row["model"]: row for row in csv.DictReader(CSV.read_text().splitlines())}[name], MODELS[name]
     assert sum(layers.count for layers in model.layers) == int(row["layers"])
     assert (model.hidden, model.vocab, model.max_context) == (
@@ -69,7 +74,7 @@ def test_shapes_are_those_collected(name: str) -> None:
     assert model.tied_embeddings == (row["tie_embeddings"] == "True")
     assert row["source"].startswith(model.source)
     if row[FULL_ATTENTION]:
-        assert model.kv_bytes_per_token(2.0) - index_bytes(model) == int(row[FULL_ATTENTION])
+        assert model.kv_bytes_per_token(2.0) - index_bytes(model) - long_windows(model) == int(row[FULL_ATTENTION])
     if row["params_basis"] == "computed from config":
         indexers = {"deepseek-v3.2": 852e6, "glm-5": 731e6}.get(name, 0.0)
         assert isclose(model.parameters - indexers, float(row["params_total_b"]) * 1e9, rel_tol=1e-4)
@@ -167,6 +172,18 @@ def test_windows_do_not_grow() -> None:
     assert model.flops_per_token(1128) - model.flops_per_token(128) == 18 * 4 * 64 * 64 * 1000
 
 
+def test_long_windows_grow_like_layers_that_see_all() -> None:
+    """Llama 4: all 48 layers keep 8 heads of 128, three of four of them for 8,192 tokens that few sequences fill; work is limited."""
+    model = MODELS["llama-4-maverick"]
+    assert long_windows(model) == 36 * 2 * 8 * 128 * 2
+    assert model.kv_bytes_per_token(2.0) == 48 * 2 * 8 * 128 * 2
+    assert model.state_bytes(2.0) == 0
+    assert [group.keeps_all for group in MODELS["gpt-oss-120b"].groups] == [
+        group.attention == "full" for group in MODELS["gpt-oss-120b"].groups
+    ]
+    assert model.flops_per_token(11_000) - model.flops_per_token(10_000) == 12 * 4 * 40 * 128 * 1000
+
+
 def test_linear_states_do_not_grow() -> None:
     """Qwen3.5: 45 layers keep 64 matrices of 128 x 128 and 3 tokens of keys, queries and values, in 32 bits whatever the cache's format."""
     model = MODELS["qwen3.5-397b-a17b"]
@@ -194,9 +211,25 @@ def test_a_mixed_checkpoint() -> None:
     model = MODELS["gpt-oss-120b"]
     experts = sum(group.count * group.expert * group.experts for group in model.groups)
     assert model.weight_bytes("fp4") == experts * (0.5 + 1 / 32) + (model.parameters - experts) * 2
-    assert [model.part_precision(part, "fp4") for part in PARTS] == ["bf16", "bf16", "fp4", "bf16", "bf16"]
+    assert [model.part_precision(part, "fp4") for part in PARTS] == ["bf16", "bf16", "mxfp4", "bf16", "bf16"]
     assert [model.part_precision(part, "fp8") for part in PARTS] == ["fp8", "fp8", "fp8", "bf16", "bf16"]
-    assert MODELS["deepseek-v4-pro"].part_precision("attention", "fp4") == "fp8"
+    deepseek = MODELS["deepseek-v4-pro"]
+    assert [deepseek.part_precision(part, "fp4") for part in PARTS] == [
+        "fp8_block",
+        "fp8_block",
+        "mxfp4",
+        "bf16",
+        "bf16",
+    ]
+    assert [deepseek.part_precision(part, "nvfp4") for part in PARTS] == [
+        "fp8_block",
+        "fp8_block",
+        "nvfp4",
+        "bf16",
+        "bf16",
+    ]
+    assert MODELS["llama-3.1-8b"].part_precision("mlp", "fp8_block") == "fp8_block"  # asked for by name
+    assert [MODELS["llama-3.1-8b"].part_precision("mlp", name) for name in ("fp8", "fp4")] == ["fp8", "nvfp4"]
 
 
 def test_a_plain_checkpoint() -> None:
@@ -206,6 +239,22 @@ def test_a_plain_checkpoint() -> None:
     assert [model.part_precision(part, "fp16") for part in PARTS] == ["fp16"] * 5
     assert model.weight_bytes("fp32") == 4 * model.parameters
     assert sum(model.parts[part] * model.element_bytes(part, "int4") for part in PARTS) == model.weight_bytes("int4")
+
+
+def test_scales_by_hand() -> None:
+    """One byte for 32 elements in MXFP4, for 16 in NVFP4 and int4; four for 128 x 128 in blocked fp8."""
+    model = MODELS["qwen3-32b"]
+    sizes = [model.element_bytes("mlp", name) for name in ("mxfp4", "nvfp4", "int4", "fp8_block", "int8", "bf16")]
+    assert sizes == [17 / 32, 9 / 16, 9 / 16, 4097 / 4096, 1, 2]
+    assert set(sizes) <= set(BYTES_PER_ELEMENT.values())
+
+
+def test_experts_may_be_split_among_more_devices() -> None:
+    """The rest of the weights two ways, experts eight ways."""
+    model = MODELS["mixtral-8x7b"]
+    experts = 2 * model.parts["expert"]
+    assert model.weight_bytes("bf16", 2, 8) == pytest.approx((2 * model.parameters - experts) / 2 + experts / 8)
+    assert model.weight_bytes("bf16", 2, 2) == model.weight_bytes("bf16", 2)
 
 
 def test_tied_embeddings_are_stored_once_and_multiplied() -> None:
@@ -233,9 +282,13 @@ def test_flops_never_fall_with_context(name: str, context: int, more: int) -> No
 @given(name=st.sampled_from(NAMES), devices=st.sampled_from([1, 2, 4, 8, 64]))
 def test_narrower_is_smaller_and_devices_share(name: str, devices: int) -> None:
     model = MODELS[name]
-    by_width = sorted(BYTES_PER_ELEMENT, key=lambda precision: BYTES_PER_ELEMENT[precision])
-    sizes = [model.weight_bytes(precision, devices) for precision in by_width]
-    assert sizes == sorted(sizes)
+    widths = (
+        ("mxfp4", "nvfp4", "int8", "fp8_block", "bf16", "fp32"),
+        ("mxfp4", "fp4", "nvfp4", "fp8", "fp8_block", "fp16", "tf32"),
+    )
+    for by_width in widths:  # `fp4` and `fp8` are whatever its checkpoints use
+        sizes = [model.weight_bytes(precision, devices) for precision in by_width]
+        assert sizes == sorted(sizes)
     assert isclose(model.weight_bytes("bf16", devices) * devices, 2 * model.parameters)
     for whole, share in (
         (model.kv_bytes_per_token(2.0), model.kv_bytes_per_token(2.0, devices)),
@@ -265,7 +318,7 @@ def test_groups_are_the_whole(name: str) -> None:
     [
         ("llama-3.1-8b", "kind: full", "kind: fulll", "layers.0.attention.kind: expected one of full, window, mla, compressed, linear"),
         ("llama-3.1-8b", "kind: full", "kind: fulll", "did you mean `full`?"),
-        ("llama-3.1-8b", "hidden: 4096", "hidden: -1", "mine.yaml:4:9: hidden: expected above 0, got `-1`"),
+        ("llama-3.1-8b", "hidden: 4096", "hidden: -1", "mine.yaml:5:9: hidden: expected above 0, got `-1`"),
         ("llama-3.1-8b", "head_dim: 128", "headdim: 128", "did you mean `head_dim`?"),
         ("llama-3.1-8b", "layers:", "blocks:", "layers: missing, expected a list"),
         ("llama-3.1-8b", "count: 32", "count: 0", "layers.0.count: expected above 0"),

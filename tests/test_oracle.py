@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simpy import Environment
 
-from simfleet.hardware.step import HostConstants, Precisions, StepCost, step_cost
+from simfleet.hardware.step import HostConstants, Parallel, Precisions, StepCost, step_cost
 from simfleet.library import Library
 from simfleet.records import Account, Sketch, Status
 from simfleet.serving.batching import Limits, Request, Scheduler
@@ -55,6 +55,7 @@ def serve(case: Case, cost: StepCost, until: float = inf) -> tuple[list[Request]
                 yield env.timeout(ask.arrival_s - env.now)
             request = Request(env.now, ask.input_tokens, ask.output_tokens, Account(0, 0), replica)
             request.deadline_s = ask.deadline_s
+            request.computed = request.cached = ask.cached
             requests.append(request)
             replica.submit(request)
             replica.scheduler.check()
@@ -131,17 +132,13 @@ def cases(draw: st.DrawFn) -> Case:
     longest = draw(st.sampled_from([5, 60, 400]))
     low = draw(st.sampled_from([0.5, -0.5]))  # below 0: the client has gone before its request arrives
     timeout = draw(st.sampled_from([inf, inf, 0.08, 1.0]))
+    prefix = draw(st.sampled_from([0, 0, 16, 48, 10**6]))  # tokens that prompts share, held by the prefix cache
     asks, now = [], 0.0
     for gap in rng.exponential(scale, count) if scale else [0.0] * count:
         now += float(gap)
-        asks.append(
-            Ask(
-                now,
-                int(rng.integers(1, longest + 1)),
-                int(rng.integers(1, longest + 1)),
-                now + timeout * rng.uniform(low, 1.5),
-            )
-        )
+        asked, answered = (int(rng.integers(1, longest + 1)) for _ in range(2))
+        cached = min(prefix, (asked - 1) // 16 * 16)  # at least one token is computed
+        asks.append(Ask(now, asked, answered, now + timeout * rng.uniform(low, 1.5), cached))
     seats = draw(st.integers(1, 12))
     limits = Limits(
         token_budget=draw(st.integers(seats, 200)),
@@ -152,16 +149,21 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(asks, draw(st.integers(3, 120)), draw(st.sampled_from([0, 0, 1])), limits)
 
 
-def cost_of(model: str, device: str, power_limit_w: float | None = None) -> StepCost:
+GRAPHS = HostConstants(0.59e-3, 10e-6, 0.77)
+EAGER = GRAPHS._replace(graph_tokens=40, eager_layer_s=400e-6, eager_collective_s=30e-6)
+
+
+def cost_of(
+    model: str,
+    device: str,
+    power_limit_w: float | None = None,
+    parallel: Parallel | int = 1,
+    host: HostConstants = GRAPHS,
+) -> StepCost:
     """A real step cost, on request with a power limit low enough to bind in some steps and not in others."""
     library = Library()
-    cost = step_cost(
-        library.model(model),
-        library.profile(device),
-        HostConstants(0.59e-3, 10e-6, 0.77),
-        1,
-        Precisions("bf16", "bf16", "bf16"),
-    )
+    precision = Precisions("bf16", "bf16", "bf16")
+    cost = step_cost(library.model(model), library.profile(device), host, parallel, precision)
     cost.limit_w = power_limit_w or cost.limit_w
     return cost
 
@@ -170,6 +172,10 @@ COSTS = {
     "dense": cost_of("llama-3.1-8b", "nvidia-h100-sxm"),
     "windowed": cost_of("gpt-oss-20b", "nvidia-h100-sxm"),
     "power limit binds now and then": cost_of("qwen3-8b", "nvidia-a100-sxm-80gb", power_limit_w=345.0),
+    "stages": cost_of("llama-3.1-8b", "nvidia-h100-sxm", parallel=Parallel(2, pipeline=4)),
+    "groups of attention": cost_of("qwen3-30b-a3b", "nvidia-h100-sxm", parallel=Parallel(2, expert=8, attention_dp=4)),
+    "all at once, windowed": cost_of("gpt-oss-20b", "nvidia-h200-sxm", parallel=Parallel(2, 2, 2, 2), host=EAGER),
+    "eager": cost_of("llama-3.1-8b", "nvidia-h100-sxm", parallel=2, host=EAGER),
 }
 
 
@@ -177,26 +183,29 @@ COSTS = {
 @settings(max_examples=200, deadline=None)
 @given(case=cases())
 def test_engine_is_the_oracle(name: str, case: Case) -> None:
-    """Hundreds of random replicas: idle, busy, thrashing; with queues, timeouts, static batches, windows and power limits."""
+    """Hundreds of random replicas: idle, busy, thrashing; with queues, timeouts, static batches, shared prefixes, windows, power
+    limits, devices that share the model in every way, and steps too large for a graph."""
     compare(case, COSTS[name])
 
 
+@pytest.mark.parametrize(("name", "prefix"), [("dense", 0), ("dense", 32), ("all at once, windowed", 32)])
 @pytest.mark.parametrize("seed", range(20))
-def test_engine_is_the_oracle_under_kv_pressure(seed: int) -> None:
+def test_engine_is_the_oracle_under_kv_pressure(seed: int, name: str, prefix: int) -> None:
     """Answers much longer than the memory has room for: every case preempts, most of them many times."""
     rng = np.random.default_rng(seed)
+    sizes = [(int(rng.integers(1, 80)), int(rng.integers(100, 300))) for _ in range(25)]
     asks = [
-        Ask(float(t), int(rng.integers(1, 80)), int(rng.integers(100, 300)))
-        for t in np.cumsum(rng.exponential(0.2, 25))
+        Ask(float(t), asked, answered, cached=min(prefix, (asked - 1) // 16 * 16))
+        for t, (asked, answered) in zip(np.cumsum(rng.exponential(0.2, 25)), sizes, strict=True)
     ]
     case = Case(asks, 40, 0, Limits(token_budget=64, max_sequences=16))
-    oracle = compare(case, COSTS["dense"])
+    oracle = compare(case, COSTS[name])
     assert sum(ask.preemptions for ask in case.asks) >= 5
     assert all(ask.status == "completed" for ask in case.asks)
     assert oracle.iterations > 300
 
 
-@pytest.mark.parametrize("name", ["dense", "windowed"])
+@pytest.mark.parametrize("name", ["dense", "windowed", "eager"])
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), share=st.floats(0.001, 0.999), at_a_boundary=st.booleans())
 def test_closing_at_any_time_loses_nothing(name: str, case: Case, share: float, at_a_boundary: bool) -> None:
@@ -211,7 +220,7 @@ def test_closing_at_any_time_loses_nothing(name: str, case: Case, share: float, 
     assert all(request.status is not None for request in requests)
     assert replica.scheduler.kv.free == case.total
     meter, accounts = replica.meter, [request.account for request in requests]
-    busy_s = until - meter.rest_s
+    busy_s = (until - meter.rest_s) * cost.devices
     assert sum(a.prefill_j + a.decode_j for a in accounts) == pytest.approx(meter.active_j, rel=EXACT, abs=EXACT)
     assert sum(a.prefill_device_s + a.decode_device_s for a in accounts) == pytest.approx(busy_s, rel=EXACT, abs=EXACT)
     assert meter.output_tokens == sum(request.generated for request in requests)

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from simfleet.document import Document, SpecError
+from simfleet.hardware.operators import NATIVE
 from simfleet.hardware.profile import Profile, estimates, facts
+from simfleet.hardware.roofline import PASSED, collective_s
 from simfleet.library import Library
 from simfleet.spec import build
 
@@ -19,7 +21,7 @@ DEVICES = {  # name -> row of the shared device table
     "nvidia-a100-sxm-80gb": "a100_sxm_80gb", "nvidia-h100-sxm": "h100_sxm", "nvidia-h200-sxm": "h200_sxm",
     "nvidia-b200-sxm": "b200_sxm", "nvidia-b300": "b300_sxm", "nvidia-gb200-nvl72": "gb200_nvl72",
     "nvidia-gb300-nvl72": "gb300_nvl72", "nvidia-l4": "l4", "nvidia-l40s": "l40s", "nvidia-a10g": "a10g",
-    "nvidia-rtx-pro-6000": "rtx_pro_6000_blackwell_server", "amd-mi300x": "mi300x", "amd-mi325x": "mi325x",
+    "nvidia-rtx-pro-6000": "rtx_pro_6000_blackwell_server", "nvidia-rtx-4090": "rtx_4090", "amd-mi300x": "mi300x", "amd-mi325x": "mi325x",
     "amd-mi355x": "mi355x", "google-tpu-v5e": "tpu_v5e", "google-tpu-v5p": "tpu_v5p", "google-tpu-v6e": "tpu_v6e",
     "google-tpu-v7": "tpu_v7_ironwood", "aws-inferentia2": "inferentia2", "aws-trainium2": "trainium2",
     "aws-trainium3": "trainium3", "intel-gaudi3": "gaudi3", "microsoft-maia-200": "maia_200", "groq-lpu": "groq_lpu_v1",
@@ -27,7 +29,7 @@ DEVICES = {  # name -> row of the shared device table
     "apple-m3-ultra": "apple_m3_ultra", "amd-epyc-9654": "epyc_9654", "nvidia-grace-cpu": "grace_cpu",
 }  # fmt: skip
 NARROWER = (("fp32", "tf32"), ("fp32", "bf16"), ("tf32", "bf16"), ("bf16", "fp8"), ("fp8", "fp4"))
-STEP_FACTS = ("step.decode_attention_t0", "step.decode_attention_bandwidth", "step.prefill_attention_compute")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_receive")
 
 library = Library()
 profiles = pytest.mark.parametrize("name", library.names("hardware_profiles"))
@@ -41,6 +43,11 @@ def graded(profile: Profile, paths: tuple[str, ...]) -> str:
     """`calibrated` where all of these facts are, `estimate` where one is."""
     grades = {fact.grade for path, fact in facts(profile) if path.startswith(paths)}
     return "estimate" if "estimate" in grades else "calibrated"
+
+
+def step_facts(profile: Profile) -> tuple[str, ...]:
+    """Products and attention at 16 bits."""
+    return tuple(f"step.{part}.{sixteen(profile)}" for part in ("gemm", "decode_attention", "prefill_attention"))
 
 
 def size(number: float, unit: str) -> str:
@@ -61,7 +68,7 @@ def row(profile: Profile) -> str:
         f"{profile.power.tdp.value:,.0f}",
         f"{flops / bandwidth:.3g}",
         f"{profile.rent[0].price:.2f}" if profile.rent else "-",
-        graded(profile, (f"step.gemm.{precision}", *STEP_FACTS)),
+        graded(profile, step_facts(profile)),
         graded(profile, ("power.gap", "power.busy", "power.per_byte", "power.per_flop")),
     ]
     return "| " + " | ".join(cells) + " |"
@@ -107,7 +114,12 @@ def test_what_is_from_memory_or_of_a_class_is_an_estimate(name):
 @profiles
 def test_each_peak_can_run_and_nothing_runs_without_a_peak(name):
     profile = library.profile(name)
-    assert set(profile.step.gemm) == set(profile.flops)
+    step = profile.step
+    assert {NATIVE[name] for name in step.gemm} == set(profile.flops)
+    assert set(step.decode_attention) == set(step.prefill_attention) >= {sixteen(profile)}
+    assert sixteen(profile) in step.experts
+    assert {NATIVE[name] for name in step.experts if name in NATIVE} <= set(profile.flops)
+    assert {name for name in step.experts if name not in NATIVE} <= {"mxfp4", "int4"}
 
 
 @profiles
@@ -125,13 +137,22 @@ def test_watts_are_in_order(name):
     assert power.idle.value < power.tdp.value
 
 
+def fitted_sets(profile: Profile) -> list[tuple[str, dict[str, float]]]:
+    """Path and numbers of every set of step constants."""
+    return [
+        (path, fact.value.model_dump(exclude_none=True))
+        for path, fact in facts(profile)
+        if path.startswith("step.") and path != "step.sustained"
+    ]
+
+
 @profiles
 def test_efficiencies_are_shares_of_what_the_device_has(name):
     shares = [
-        share
-        for path, fact in facts(library.profile(name))
-        if re.search(r"^step\..*(compute|bandwidth|efficiency)$", path)
-        for share in (fact.value.values() if isinstance(fact.value, dict) else (fact.value,))
+        number
+        for _, numbers in fitted_sets(library.profile(name))
+        for key, number in numbers.items()
+        if key in ("compute", "bandwidth", "low", "high", "one_shot", "two_shots")
     ]
     assert len(shares) >= 6
     assert all(0 < share <= 1.2 for share in shares)
@@ -139,20 +160,44 @@ def test_efficiencies_are_shares_of_what_the_device_has(name):
 
 @profiles
 def test_launches_take_microseconds(name):
-    step = library.profile(name).step
-    launches = [step.decode_attention_t0.value, step.moe_t0.value, *(gemm.t0.value for gemm in step.gemm.values())]
+    launches = [numbers["t0"] for _, numbers in fitted_sets(library.profile(name))]
+    assert len(launches) >= 4
     assert all(0 <= launch_s < 1e-3 for launch_s in launches)
 
 
 @profiles
-def test_devices_that_reach_each_other_can_sum(name):
+def test_further_devices_rows_and_sequences_take_less_than_launches(name):
+    """What is counted per device, row, item or element is far below a launch."""
+    for path, numbers in fitted_sets(library.profile(name)):
+        assert numbers.get("per_device", 0) < 1e-4, path
+        assert max(numbers.get(key, 0) for key in ("per_k", "quantise_row", "item")) < 1e-6, path
+
+
+@profiles
+def test_devices_that_reach_each_other_have_all_collectives_and_a_lone_one_has_none(name):
     profile = library.profile(name)
-    assert (profile.scale_up is None) == (profile.step.all_reduce is None)
-    if profile.scale_up and profile.step.all_reduce:
-        alpha, efficiency = profile.step.all_reduce.alpha.value, profile.step.all_reduce.efficiency.value
-        assert set(alpha) == set(efficiency) >= {2, 4, 8}
-        assert max(alpha) <= profile.scale_up.domain
-        assert sorted(alpha.values()) == [alpha[devices] for devices in sorted(alpha)]
+    known = {kind for kind in COLLECTIVES if getattr(profile.step, kind) is not None}
+    assert known == (set(COLLECTIVES) if profile.scale_up else set())
+    assert profile.scale_up or profile.step.one_kernel is None
+
+
+@profiles
+def test_collectives_are_no_faster_than_the_link_and_grow_with_the_message(name):
+    """Two devices: each sends its share once, so nothing beats size / link; a larger message is never faster."""
+    profile = library.profile(name)
+    if not profile.scale_up:
+        assert profile.step.all_reduce is None
+        return
+    link = profile.scale_up.bandwidth.value
+    for kind in COLLECTIVES:
+        constants = getattr(profile.step, kind).value
+        for devices in (2, 4, 8):
+            seconds = [
+                collective_s(kind.replace("_", "-"), 2.0**power, devices, constants, link) for power in range(8, 34)
+            ]
+            assert seconds == sorted(seconds)
+            passed = PASSED[kind.replace("_", "-")] * (devices - 1) / devices or 1.0
+            assert seconds[-1] > passed * 2.0**33 / link / 1.2
 
 
 @profiles
@@ -187,14 +232,11 @@ def test_memory_without_a_second_level_is_told_apart():
 
 
 def test_fitted_devices_are_calibrated():
-    fitted = {
-        n
-        for n in DEVICES
-        if graded(library.profile(n), (f"step.gemm.{sixteen(library.profile(n))}", *STEP_FACTS)) == "calibrated"
-    }
+    fitted = {n for n in DEVICES if graded(library.profile(n), step_facts(library.profile(n))) == "calibrated"}
     assert fitted == {
         "nvidia-a100-sxm-80gb", "nvidia-h100-sxm", "nvidia-h200-sxm", "nvidia-b200-sxm", "nvidia-b300", "nvidia-gb200-nvl72",
-        "nvidia-gb300-nvl72", "nvidia-l40s", "nvidia-rtx-pro-6000", "google-tpu-v6e",
+        "nvidia-gb300-nvl72", "nvidia-l40s", "nvidia-rtx-pro-6000", "nvidia-rtx-4090",
+        "google-tpu-v6e",
     }  # fmt: skip
 
 
@@ -202,8 +244,8 @@ def test_facts_name_every_number_by_its_path():
     profile = library.profile("nvidia-h100-sxm")
     found = dict(facts(profile))
     assert found["memory.bandwidth"].value == 3.35e12
-    assert found["step.gemm.fp8.t0"].value == pytest.approx(6.5e-6)
-    assert found["step.all_reduce.alpha"].value[8] == pytest.approx(5.4e-6)
+    assert found["step.gemm.fp8"].value.t0 == profile.step.gemm["fp8"].value.t0 == pytest.approx(5e-6, rel=0.5)
+    assert found["step.all_reduce"].value.fill == pytest.approx(11e-6, rel=0.5)
     assert found["embodied"].value == 164e3
     data = yaml.safe_load((ROOT / "hardware_profiles" / "nvidia-h100-sxm.yaml").read_text())
     assert len(found) == count_facts(data)
@@ -217,8 +259,13 @@ def count_facts(data: object) -> int:
 
 def test_estimates_join_neighbours_and_give_the_reason():
     lines = estimates(library.profile("nvidia-h100-sxm"))
-    assert "step.gemm.int8: t0, compute, bandwidth estimated (fp8's, the other 8-bit format)" in lines
+    assert "step.gemm: int8 estimated (fp8's, the other 8-bit format)" in lines
+    assert "step.gemm: fp32, tf32, fp16 estimated (bf16's)" in lines
     assert not any(line.startswith(("memory", "step: ", "power")) for line in lines)
+    assert not [line for line in estimates(library.profile("nvidia-h100-sxm"), ("step.gemm.",)) if "step.gemm" in line]
+    kept = estimates(library.profile("nvidia-h100-sxm"), ("step.gemm.int8.",))
+    assert "step.gemm: fp32, tf32, fp16 estimated (bf16's)" in kept
+    assert "step.gemm: int8 estimated (fp8's, the other 8-bit format)" not in kept
     assert any("power: gap, busy" in line for line in estimates(library.profile("nvidia-h200-sxm")))
 
 
@@ -266,7 +313,7 @@ def test_the_python_example_runs(capsys):
     exec(code, {})
     printed = capsys.readouterr().out
     assert "memory.capacity 85899345920.0 measured" in printed
-    assert "step.gemm.int8: t0, compute, bandwidth estimated (fp8's, the other 8-bit format)" in printed
+    assert "step.gemm: int8 estimated (fp8's, the other 8-bit format)" in printed
 
 
 def test_watts_out_of_order_are_refused():

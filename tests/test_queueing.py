@@ -50,7 +50,7 @@ def serve(
     for number, replica in enumerate(group):
         replica.router, replica.number = router, number
     fleet.pools = [group]
-    lane = Lane(router, {0: Account(0, 0)}, {0: 0.0}, {0: 0.0}, inf, 10**9)
+    lane = Lane(router, {0: Account(0, 0)}, {0: 0.0}, {0: 0.0}, inf, 10**9, {})
     records.accounts.extend(lane.accounts.values())
 
     def arrivals():

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from simfleet.document import Mark, SpecError, read
 from simfleet.facility.cost import Own, Rent
-from simfleet.hardware.step import Precisions
+from simfleet.hardware.step import Parallel, Precisions
 from simfleet.library import Library
 from simfleet.scenario import DEFAULT_SITE, Pool, Scenario, json_schema, load
-from simfleet.serving.engine import Continuous, Static
+from simfleet.serving.engine import DEFAULT_ENGINE, Continuous, Static
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 MINIMAL = {
@@ -34,6 +34,9 @@ MINIMAL = {
 SITE = {"carbon_intensity": "1 g/kWh", "water": "1 L/kWh", "electricity_price": "0.1 $/kWh", "pue": 1.1}
 
 
+MIXTRAL = {"workload.streams.chat.model": "mixtral-8x7b", "pools.chat.model": "mixtral-8x7b"}
+
+
 def messages(*overrides, data=MINIMAL):
     with pytest.raises(SpecError) as caught:
         load(data, overrides)
@@ -48,7 +51,9 @@ def test_defaults():
     pool = scenario.pools["chat"]
     assert (scenario.horizon, scenario.drain, scenario.warmup) == (None, True, 0.0)
     assert (pool.replicas, pool.tensor_parallel, pool.devices) == (1, 1, 1)
-    assert pool.engine == Continuous()
+    assert isinstance(pool.engine, Continuous)
+    assert pool.engine.preset == DEFAULT_ENGINE
+    assert pool.parallel == Parallel(tensor=1, pipeline=1, expert=1, attention_dp=1)
     assert pool.cost == Rent()
     assert pool.precision == Precisions("bf16", "bf16", "bf16")
     assert scenario.routing.kind == "round_robin"
@@ -90,7 +95,8 @@ def test_precision_is_a_word_or_one_for_each_part(written, precisions):
 def test_a_precision_needs_weights():
     assert messages(("pools.chat.precision", 7)) == ["pools.chat.precision: expected a mapping, got `7`"]
     assert messages(("pools.chat.precision", {"kv": "fp8"})) == [
-        "pools.chat.precision.weights: missing, expected one of fp32, tf32, bf16, fp16, fp8, int8, fp4, int4"
+        "pools.chat.precision.weights: missing, expected one of fp32, tf32, bf16, fp16, fp8, fp8_block, int8, fp4, nvfp4, "
+        "mxfp4, int4"
     ]
 
 
@@ -119,6 +125,32 @@ def test_kinds():
         (
             {"pools.chat.tensor_parallel": 3},
             ["pools.chat.tensor_parallel: expected a divisor of the 32 attention heads"],
+        ),
+        (
+            {"pools.chat.pipeline_parallel": 33},
+            ["pools.chat.pipeline_parallel: expected at most the 32 layers of `llama-3.1-8b`, got 33"],
+        ),
+        (
+            {"pools.chat.expert_parallel": 2, "pools.chat.tensor_parallel": 2},
+            ["pools.chat.expert_parallel: expected 1: `llama-3.1-8b` has no experts, got 2"],
+        ),
+        (
+            {"pools.chat.attention_dp": 2},
+            ["pools.chat.attention_dp: expected 1: `llama-3.1-8b` has no experts, got 2"],
+        ),
+        (
+            {**MIXTRAL, "pools.chat.tensor_parallel": 4, "pools.chat.expert_parallel": 8},
+            [
+                "pools.chat.expert_parallel: expected a divisor of the 4 devices (tensor_parallel * attention_dp) and of the 8 experts, got 8"
+            ],
+        ),
+        (
+            {"pools.chat.engine": "vlm"},
+            ["pools.chat.engine.preset: unknown engine `vlm`; did you mean `vllm`?"],
+        ),
+        (
+            {"pools.chat.engine": {"preset": "vllm", "hosts": "1 ms"}},
+            ["pools.chat.engine.hosts: unknown key; did you mean `host`?"],
         ),
         (
             {"pools.chat.device": "google-tpu-v5e", "pools.chat.precision": "fp8"},
@@ -206,8 +238,8 @@ def test_a_model_that_does_not_fit_says_what_would():
     }
     (message,) = messages(*five.items(), ("pools.chat.engine.memory_fraction", 0.7))
     assert message.endswith(
-        "tensor_parallel 8 would fit"
-    )  # 5 divides its 40 heads, but nobody measured an all-reduce of 5
+        "tensor_parallel 5 would fit"
+    )  # of its 40 heads 5 is the least divisor above the 4 devices that its weights take
     assert "no tensor_parallel would fit" in messages(*both.items(), ("pools.chat.precision", "bf16"))[0]
 
 

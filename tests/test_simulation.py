@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simfleet import Result, load, simulate
+from simfleet.hardware.step import attended
 
 TRACE = Path(__file__).parents[2] / "shared" / "data" / "traces" / "AzureLLMInferenceTrace_conv.csv.gz"
 LENGTHS = {"input": {"dist": "constant", "value": 300}, "output": {"dist": "constant", "value": 40}}
@@ -42,16 +43,52 @@ def test_a_lone_request_by_hand() -> None:
     """TTFT = one prefill step + front end; E2E = that + 39 decode steps, whose contexts grow by one."""
     spec = scenario({"arrival": {"kind": "burst"}, "tokens": LENGTHS, "count": 1})
     cost = spec.pools["p"].step_cost()
-    prefill_s, prefill_j = cost.mixed(300, 1, 0, 0, 0, 300 * 301 // 2, 300, 0, 0)
+    prefill_s, prefill_j = cost.mixed(300, 1, 0, 0, 0, 300 * 301 // 2, 300, 300, 0, 0, 0)
     t0, t_ctx, _, e0, e_ctx, _ = cost.decode(1)
     decode_s = [t0 + t_ctx * (300 + step) for step in range(1, 40)]
     decode_j = [min(cost.limit_w * s, e0 + e_ctx * (300 + step)) for step, s in enumerate(decode_s, 1)]
     result = simulate(spec)
-    row = result.run.requests[0]
-    assert row["ttft_s"] == pytest.approx(prefill_s + 12.9e-3, rel=1e-12)
-    assert row["e2e_s"] == pytest.approx(prefill_s + sum(decode_s) + 12.9e-3, rel=1e-12)
+    row, front_end_s = result.run.requests[0], spec.pools["p"].engine.front_end
+    assert row["ttft_s"] == pytest.approx(prefill_s + front_end_s, rel=1e-12)
+    assert row["e2e_s"] == pytest.approx(prefill_s + sum(decode_s) + front_end_s, rel=1e-12)
     assert row["energy_j"] == pytest.approx(min(cost.limit_w * prefill_s, prefill_j) + sum(decode_j), rel=1e-9)
     assert result.run.records.itl.mean == pytest.approx(float(np.mean(decode_s)), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "asked", "block", "cached"),
+    [(40, 300, 16, 32), (40, 300, 1, 40), (40, 33, 16, 32), (40, 32, 16, 16), (40, 16, 16, 0), (40, 40, 1, 39), (15, 300, 16, 0), (40, 1, 1, 0)],
+)  # fmt: skip
+def test_a_shared_prefix_is_not_computed_again(prefix: int, asked: int, block: int, cached: int) -> None:
+    """Whole blocks of it, and never the whole prompt: its last token has to be computed for the first one to come out."""
+    tokens = {
+        "input": {"dist": "constant", "value": asked},
+        "output": {"dist": "constant", "value": 1},
+        "shared_prefix": prefix,
+    }
+    spec = scenario({"arrival": {"kind": "burst"}, "tokens": tokens, "count": 1}, {"engine": {"block_size": block}})
+    pool, new = spec.pools["p"], asked - cached
+    prefill_s, prefill_j = pool.step_cost().mixed(new, 1, 0, 0, 0, attended(cached, new), asked, asked, 0, 0, 0)
+    row = simulate(spec).run.requests[0]
+    assert row["input_tokens"] == asked
+    assert row["ttft_s"] == pytest.approx(prefill_s + pool.engine.front_end, rel=1e-12)
+    assert row["energy_j"] == pytest.approx(min(pool.step_cost().limit_w * prefill_s, prefill_j), rel=1e-12)
+
+
+def test_pools_of_other_blocks_hold_other_parts_of_a_prefix() -> None:
+    """One stream, two engines: 40 tokens are two blocks of 16 in one and all 40 in the other."""
+    tokens = LENGTHS | {"output": {"dist": "constant", "value": 1}, "shared_prefix": 40}
+    pool = {"model": "llama-3.1-8b", "device": "nvidia-h100-sxm"}
+    pools = {name: {**pool, "engine": {"block_size": size}} for name, size in (("a", 16), ("b", 1))}
+    spec = scenario({"arrival": {"kind": "burst"}, "tokens": tokens, "count": 2}, pools=pools)
+    for row in simulate(spec).run.requests:
+        served = list(spec.pools.values())[row["pool"]]
+        cached = (32, 40)[row["pool"]]
+        prefill_s = served.step_cost().mixed(
+            300 - cached, 1, 0, 0, 0, attended(cached, 300 - cached), 300, 300, 0, 0, 0
+        )[0]
+        assert row["ttft_s"] == pytest.approx(prefill_s + served.engine.front_end, rel=1e-12)
+    assert sorted(simulate(spec).run.requests["pool"]) == [0, 1]
 
 
 def test_closed_loop_keeps_its_users_busy() -> None:
@@ -208,8 +245,8 @@ def test_warm_up_leaves_out_the_gaps_that_begin_before_it() -> None:
     }
     whole = run(lone)
     assert whole.run.records.itl.count == 2000
-    row = whole.run.requests[0]
-    steps_s = np.linspace(row["ttft_s"] - 12.9e-3, row["e2e_s"] - 12.9e-3, 2001)[:-1]
+    row, front_end_s = whole.run.requests[0], scenario(lone).pools["p"].engine.front_end
+    steps_s = np.linspace(row["ttft_s"] - front_end_s, row["e2e_s"] - front_end_s, 2001)[:-1]
     half = run(lone, warmup="7 s").run.records.itl.count
     assert half == pytest.approx(float((steps_s >= 7).sum()), abs=12)
     assert 0.3 * 2000 < half < 0.7 * 2000

@@ -1,7 +1,7 @@
 """A hardware profile: what one device is, every number with its source and grade."""
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,11 @@ from simfleet.units import (
     Watts,
 )
 
-Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4", "int4"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "fp8_block", "int8", "fp4", "nvfp4", "mxfp4", "int4"]
+"""Formats of numbers. `fp8` and `fp4` of weights are whatever a network's own checkpoints use; `fp8_block` has a scale per 128 x 128."""
+
+Arithmetic = Literal["fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp4"]
+"""What a device multiplies in, with a peak of its own."""
 
 
 MOST_SHARE = 1.2
@@ -78,32 +82,125 @@ class Own(Spec):
     )
 
 
+Share = Annotated[float, Field(gt=0, le=MOST_SHARE)]
+Number = Annotated[float, Field(ge=0)]
+
+
 class Gemm(Spec):
-    """Time of a matrix product: t0 + max(flops / (compute * peak), bytes / (bandwidth * BW))."""
+    """Time of a matrix product: see `roofline.gemm`."""
 
-    t0: Fact[Seconds]
-    compute: Fact[float]
-    bandwidth: Fact[float]
+    t0: Seconds = Field(description="Launch and drain")
+    compute: Share = Field(description="Share of the peak, at a product of 1 ms")
+    bandwidth: Share
+    per_k: Seconds = Field(0.0, description="Serial time per element of the inner dimension")
+    fill: Number = Field(0.0, description="Start and end of a tile, as elements of the inner dimension")
+    fade: float = Field(0.0, ge=0, le=0.25, description="Fall of the share with the duration, a power")
+    quantise: Number = Field(0.0, description="Bytes moved to quantise one input element")
+    quantise_row: Seconds = Field(0.0, description="Time to quantise, per row")
 
 
-class AllReduce(Spec):
-    """Time to sum over n devices: alpha(n) + bytes / (efficiency(n) * link)."""
+class Experts(Spec):
+    """Time of a fused layer of routed experts: see `roofline.experts`."""
 
-    alpha: Fact[dict[int, Seconds]]
-    efficiency: Fact[dict[int, float]]
+    t0: Seconds = Field(description="Launch and sorting")
+    compute: Share
+    bandwidth: Share = Field(description="On weights")
+    moved: Annotated[float, Field(gt=0, le=2)] = Field(description="Share of bandwidth on activations")
+    sent: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Of the pairs that other devices compute, those moved here too"
+    )
+    overlap: Annotated[float, Field(ge=1, le=8)] = Field(
+        3.0, description="How sharp the maximum of arithmetic and memory is, a power"
+    )
+    tile: Annotated[float, Field(gt=0)] | None = Field(None, description="Rows for which a large expert is read once")
+
+
+class DecodeAttention(Spec):
+    """Time of decode attention, affine in context: see `roofline.decode_attention`."""
+
+    t0: Seconds
+    bandwidth: Share
+    compute: Share
+    item: Seconds = Field(0.0, description="Per sequence and KV head beyond `slots`")
+    slots: Number = 0.0
+    swap: Seconds = Field(0.0, description="For grouped heads and more than one sequence")
+    fill: Number = Field(0.0, description="Work items that are lost to idle cores")
+
+
+class PrefillAttention(Spec):
+    """Time of prefill attention: see `roofline.prefill_attention`."""
+
+    t0: Seconds
+    compute: Share
+    bandwidth: Share
+    tokens: Annotated[float, Field(gt=0, le=4)] = Field(
+        4.0, description="Share of bandwidth on queries, outputs, new keys and values"
+    )
+    rows: Number = Field(0.0, description="Query rows, of any head, that fill the device")
+
+
+class Sustained(Spec):
+    """While serving for hours, as shares of what the sets above give: heat, power, uneven routing. Fitted to serving runs."""
+
+    narrow: Share = Field(1.0, description="Arithmetic of products in 8 and 4 bits; 16 bits keep theirs")
+    memory: Annotated[float, Field(gt=0, le=2)] = Field(
+        1.0, description="Bandwidth; beyond 1 where the sets are estimates"
+    )
+    launch: Annotated[float, Field(gt=0, le=5)] = Field(
+        1.0, description="Launch times, a factor; for sets that are estimates"
+    )
+
+
+class Collective(Spec):
+    """Time of a collective: see `roofline.collective_s`."""
+
+    t0: Seconds
+    per_device: Seconds = 0.0
+    low: Share = Field(description="Share of the link, protocol of low latency")
+    high: Share = Field(description="Share of the link, pipelined protocol")
+    fill: Seconds = Field(0.0, description="Time to fill its pipe")
+    fade: Annotated[float, Field(ge=-1, le=3)] = Field(0.0, description="Fall of the shares with the devices, a power")
+
+
+class OneKernel(Spec):
+    """Time of an engine's own all-reduce kernel, used below `below` bytes among at most `most` devices: see `roofline.one_kernel_s`."""
+
+    t0: Seconds
+    per_device: Seconds = 0.0
+    one_shot: Share
+    two_shots: Share
+    fill: Seconds = 0.0
+    below: Bytes
+    most: int = Field(ge=2)
 
 
 class StepConstants(Spec):
-    """Measured or estimated constants of the step-time equations (docs/physics.md)."""
+    """Measured or estimated constants of the step-time equations (docs/physics.md); each set is one fit, with one source and grade."""
 
-    gemm: dict[Precision, Gemm]
-    decode_attention_t0: Fact[Seconds]
-    decode_attention_bandwidth: Fact[float]
-    prefill_attention_compute: Fact[float]
-    moe_t0: Fact[Seconds]
-    moe_compute: Fact[float]
-    moe_bandwidth: Fact[float]
-    all_reduce: AllReduce | None = Field(None, description="None: a device that runs alone")
+    gemm: dict[Precision, Fact[Gemm]] = Field(description="By format of the arithmetic; weights alone may be narrower")
+    experts: dict[Precision, Fact[Experts]]
+    decode_attention: dict[Precision, Fact[DecodeAttention]] = Field(description="By format of the KV cache")
+    prefill_attention: dict[Precision, Fact[PrefillAttention]]
+    sustained: Fact[Sustained] | None = Field(
+        None, description="Arithmetic while serving against the operator tables'; None: all of it"
+    )
+    all_reduce: Fact[Collective] | None = Field(None, description="None: a device that runs alone")
+    one_kernel: Fact[OneKernel] | None = Field(None, description="All-reduce of small messages, in graphs")
+    all_gather: Fact[Collective] | None = None
+    reduce_scatter: Fact[Collective] | None = None
+    all_to_all: Fact[Collective] | None = None
+    send_receive: Fact[Collective] | None = None
+
+
+class Validity(Spec):
+    """What serving runs this device's times were held against (docs/accuracy.md); beyond it a report says so."""
+
+    engine: str = Field(description="Engine preset")
+    models: tuple[str, ...]
+    devices: int = Field(ge=1, description="Most devices of a replica")
+    sequences: int = Field(ge=1, description="Most sequences in a batch")
+    context: int = Field(ge=1, description="Longest prompt and answer, together")
+    error: str = Field(description="Median errors over these runs")
 
 
 class PowerConstants(Spec):
@@ -131,12 +228,13 @@ class Profile(Spec):
     description: str
     sources: dict[str, str] = Field(description="Short key -> document and date; facts name a key")
     memory: Memory
-    flops: dict[Precision, Fact[FlopsPerSecond]] = Field(description="Dense peak per precision")
+    flops: dict[Arithmetic, Fact[FlopsPerSecond]] = Field(description="Dense peak per precision")
     scale_up: ScaleUp | None = None
     scale_out: Fact[BytesPerSecond] | None = Field(None, description="Network per device")
     server: Server
     power: PowerConstants
     step: StepConstants
+    validity: tuple[Validity, ...] = Field((), description="None: no serving run was compared")
     rent: tuple[Rent, ...] = Field((), description="Offers; the first is the default")
     own: Own | None = None
     embodied: Fact[Grams] | None = None
@@ -155,27 +253,20 @@ class Profile(Spec):
                 raise ValueError(f"{path}: unknown source `{fact.source}`{did_you_mean(fact.source, self.sources)}")
         return self
 
-    @model_validator(mode="after")
-    def _shares_are_shares(self) -> Self:
-        for path, fact in facts(self):
-            share = path.startswith("step.") and isinstance(fact.value, float) and not path.endswith("t0")
-            if share and not 0 < fact.value <= MOST_SHARE:
-                raise ValueError(
-                    f"{path}: expected a share of the peak, above 0 and at most {MOST_SHARE}, got {fact.value:g}"
-                )
-        return self
-
 
 def facts(profile: Profile) -> Iterator[tuple[str, Fact[Any]]]:
     """Every stored number of a profile with its dotted path, in the order of the schema: ("memory.capacity", Fact(...))."""
     yield from _facts("", profile)
 
 
-def estimates(profile: Profile) -> list[str]:
-    """What is only estimated, one sentence for neighbours that share a note: "step.gemm.fp16: t0, compute estimated (as bf16)"."""
+def estimates(profile: Profile, without: tuple[str, ...] = ()) -> list[str]:
+    """What is only estimated, one sentence for neighbours that share a note: "step.gemm: tf32, fp16 estimated (bf16's)".
+
+    Facts whose path begins with one of `without` are left out.
+    """
     names: dict[tuple[str, str], list[str]] = {}
     for path, fact in facts(profile):
-        if fact.grade == "estimate":
+        if fact.grade == "estimate" and not f"{path}.".startswith(without):
             parent, _, name = path.rpartition(".")
             reason = fact.note or profile.sources.get(fact.source, fact.source)
             names.setdefault((parent or "device", reason), []).append(name)

@@ -3,24 +3,48 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from simfleet.hardware.operators import Precisions, Shard
+from simfleet.hardware.operators import Parallel, Precisions, Shard, Transfer
 from simfleet.hardware.profile import Profile
 from simfleet.hardware.roofline import Operator
-from simfleet.workload.models import Model
+from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
-__all__ = ["HostConstants", "Precisions", "StepCost", "attended", "attended_limited", "keys_limited", "step_cost"]
+__all__ = [
+    "HostConstants",
+    "Parallel",
+    "Precisions",
+    "StepCost",
+    "attended",
+    "attended_limited",
+    "keys_limited",
+    "step_cost",
+]
 
 DecodeLine = tuple[float, float, float, float, float, float]
 Cost = tuple[float, float]
 """Seconds and joules."""
+Reach = tuple[float, float, float]
+"""Of prompt chunks: query-key pairs, keys, and keys of the longest."""
 
 
 class HostConstants(NamedTuple):
-    """The engine's share: per step [s], per sampled sequence [s], kernel launch time against the operator tables' [1]."""
+    """The engine's share: per step [s], per sampled sequence [s], and how its kernels compare with the operator tables' (`Transfer`) [1].
+
+    A step of more than `graph_tokens` tokens is not replayed as a captured graph: the host launches
+    its kernels one by one: at least `eager_layer_s` for each layer, `eager_narrow_s` more where its weights are narrower than 16 bits,
+    and `eager_collective_s` for each collective.
+    """
 
     host_s: float
     per_sequence_s: float
     launch_factor: float
+    graph_tokens: int = 1 << 30
+    eager_layer_s: float = 0.0
+    compute_factor: float = 1.0
+    memory_factor: float = 1.0
+    experts_factor: float = 1.0
+    quantise_factor: float = 1.0
+    eager_collective_s: float = 0.0
+    eager_narrow_s: float = 0.0
 
 
 def attended(prefix: int, tokens: int) -> int:
@@ -40,37 +64,50 @@ def keys_limited(prefix: int, tokens: int, limit: int) -> int:
 
 
 def step_cost(
-    model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions
+    model: Model, profile: Profile, host: HostConstants, parallel: Parallel | int, precision: Precisions
 ) -> "StepCost":
-    """Step time and energy of `model` on `tensor_parallel` devices. Raises ValueError for what the profile cannot do."""
-    return StepCost(model, profile, host, tensor_parallel, precision)
+    """Step time and energy of `model` on the devices of `parallel`. Raises ValueError for what the profile cannot do."""
+    return StepCost(model, profile, host, Parallel(parallel) if isinstance(parallel, int) else parallel, precision)
 
 
 class StepCost:
     """One replica's step; joules are of all its devices, before the power limit: the engine takes min(limit_w * t, joules).
 
-    Tokens, rows and contexts are counts. `limit` is the model's attention window or top-k, None where every layer sees all.
+    Tokens, rows and contexts are counts. `limit` is the model's attention window or top-k, None where every layer sees all. With pipeline
+    stages a step is as many micro-batches as there are stages, or rows: each passes all stages, and another one is in every stage.
     """
 
     def __init__(
-        self, model: Model, profile: Profile, host: HostConstants, tensor_parallel: int, precision: Precisions
+        self, model: Model, profile: Profile, host: HostConstants, parallel: Parallel, precision: Precisions
     ) -> None:
-        self.devices = tensor_parallel
-        self._host, self._shard = host, Shard(model, profile, host.launch_factor, tensor_parallel, precision)
+        self.devices = parallel.devices
+        transfer = Transfer(
+            host.launch_factor, host.experts_factor, host.compute_factor, host.memory_factor, host.quantise_factor
+        )
+        self._host, self._shard = host, Shard(model, profile, transfer, parallel, precision)
+        self._groups, self._stages = parallel.attention_dp, parallel.pipeline
         self.limit = _one_limit(model)
         watts = profile.power
-        self.limit_w, self.idle_w, self.gap_w, self._busy_w = (
-            fact.value * tensor_parallel for fact in (watts.limit, watts.idle, watts.gap, watts.busy)
+        self.limit_w, self.idle_w, self.gap_w = (
+            fact.value * self.devices for fact in (watts.limit, watts.idle, watts.gap)
         )
-        self._byte_j, self._flop_j = (fact.value * tensor_parallel for fact in (watts.per_byte, watts.per_flop))
-        self._layer_token_j = watts.per_token_layer.value * tensor_parallel * self._shard.halves / 2
-        self._attention = list(self._shard.attention())
-        self._chunk_rates = [
-            (part.limited, part.pair_s, part.key_s, part.pair_flops * self._flop_j, part.key_bytes * self._byte_j)
-            for part in self._attention
+        self._device_gap_w, self._busy_w = watts.gap.value, watts.busy.value
+        self._byte_j, self._flop_j = watts.per_byte.value, watts.per_flop.value
+        self._layer_token_j = watts.per_token_layer.value * parallel.tensor * self._shard.halves / 2
+        narrow = BYTES_PER_ELEMENT[precision.weights] < BYTES_PER_ELEMENT["bf16"]
+        layer_s = host.eager_layer_s + (host.eager_narrow_s if narrow else 0.0)
+        eager_s = layer_s * self._shard.halves / 2 + host.eager_collective_s * self._shard.collectives
+        sustained = profile.step.sustained
+        self._eager_s = eager_s * (sustained.value.launch if sustained is not None else 1.0)
+        self._alone = self._groups == self._stages == 1
+        no_reach = (0.0, 0.0, 0.0)
+        self._prompt_fixed = self._sums(self._prompt_share(0.0, no_reach, no_reach))
+        self._prompt_token = self._sums(self._prompt_share(1.0, no_reach, no_reach))
+        self._prompt_token = tuple(one - none for one, none in zip(self._prompt_token, self._prompt_fixed, strict=True))  # type: ignore[assignment]
+        self._prompt_rates = [
+            (limited, pair.compute_s, key.memory_s, least, self._flop_j * pair.flops, self._byte_j * key.bytes)
+            for limited, pair, key, least in self._shard.prefill_rates()
         ]
-        self._prompt_fixed = self._cost(self._shard.launches())
-        self._prompt_token = self._cost(self._shard.per_prompt_token(1))
         self._lines: dict[int, DecodeLine] = {}
         self._trunks: dict[int, Cost] = {}
         self._heads: dict[int, Cost] = {}
@@ -87,13 +124,14 @@ class StepCost:
         return self._lines.get(rows) or self._line(rows)
 
     def mixed(
-        self, tokens: int, sampled: int, rows: int, context: int, limited: int, pairs: int, keys: int, pairs_limited: int, keys_seen: int
+        self, tokens: int, sampled: int, rows: int, context: int, limited: int,
+        pairs: int, keys: int, longest: int, pairs_limited: int, keys_seen: int, longest_seen: int,
     ) -> Cost:  # fmt: skip
         """Seconds and joules of a step of `tokens` tokens: `rows` decodes, the rest prompt chunks; `sampled` rows emit a token.
 
-        context, limited           -- S and W of the decodes, as in `decode`
-        pairs, keys                -- over the chunks: sum of `attended`, and of prefix + chunk
-        pairs_limited, keys_seen   -- the same for layers with a limit: `attended_limited`, `keys_limited`
+        context, limited                         -- S and W of the decodes, as in `decode`
+        pairs, keys, longest                     -- over the chunks: sum of `attended`, and sum and maximum of prefix + chunk
+        pairs_limited, keys_seen, longest_seen   -- the same for layers with a limit: `attended_limited`, `keys_limited`
         """
         trunk = self._trunks.get(tokens) or self._trunk(tokens)
         head = self._heads.get(sampled) or self._head(sampled)
@@ -104,8 +142,11 @@ class StepCost:
             seconds = seconds + fixed[0] + t_ctx * context + t_lim * limited
             joules = joules + fixed[1] + e_ctx * context + e_lim * limited
         if tokens > rows:
-            prompt = self._prompt(tokens - rows, pairs, keys, pairs_limited, keys_seen)
-            return seconds + prompt[0], joules + prompt[1]
+            prompt = self._prompt(tokens - rows, (pairs, keys, longest), (pairs_limited, keys_seen, longest_seen))
+            seconds, joules = seconds + prompt[0], joules + prompt[1]
+            if tokens > self._host.graph_tokens:
+                late = max(self._eager_s + head[0] - seconds, 0.0)
+                seconds, joules = seconds + late, joules + self.gap_w * late
         return seconds, joules
 
     def explain(self, rows: int, context: int, prompt: int = 0) -> list[Operator]:
@@ -113,22 +154,31 @@ class StepCost:
 
         Their seconds add up to the step's.
         """
-        sampled = rows + (prompt > 0)
+        sampled, shard = rows + (prompt > 0), self._shard
         host_s = self._host.host_s + self._host.per_sequence_s * sampled
         operators = [
             Operator("host", host_s=host_s),
-            *self._shard.trunk(rows + prompt),
-            self._shard.head(sampled),
+            *shard.trunk(self._share(rows + prompt)),
+            shard.head(self._share(sampled)),
         ]
         if rows:
-            least = min(context, self.limit or context)
-            operators += [part.decode(rows * (least if part.limited else context)) for part in self._attention]
-            operators += [*self._shard.launches(), *self._shard.per_row(rows)]
+            seen = {False: context, True: min(context, self.limit or context)}
+            for fixed, each, limited in shard.decode(self._share(rows)):
+                operators += [fixed, each.times(self._share(rows) * seen[limited])]
+            operators += [shard.linear_launches(), *shard.per_row(self._share(rows))]
         if prompt:
-            pairs, limit = attended(0, prompt), self.limit or prompt
-            limited = attended_limited(0, prompt, limit), keys_limited(0, prompt, limit)
-            operators += [part.prefill(*(limited if part.limited else (pairs, prompt))) for part in self._attention]
-            operators += [*self._shard.launches(), *self._shard.per_prompt_token(prompt)]
+            limit = self.limit or prompt
+            whole = (attended(0, prompt), prompt, prompt)
+            limited_ = (
+                attended_limited(0, prompt, limit),
+                keys_limited(0, prompt, limit),
+                keys_limited(0, prompt, limit),
+            )
+            operators += self._prompt_operators(prompt, whole, limited_)
+        known_s = sum(operator.seconds for operator in operators) - host_s
+        if prompt and rows + prompt > self._host.graph_tokens:
+            late = self._eager_s - (known_s - shard.head(self._share(sampled)).seconds)
+            operators.append(Operator("launches one by one", host_s=max(late, 0.0)))
         return [operator for operator in operators if operator.seconds]
 
     def binding(self, rows: int, context: int, prompt: int = 0) -> dict[str, float]:
@@ -141,47 +191,87 @@ class StepCost:
 
     # -- parts of a step, remembered -----------------------------------------------------------------------------------
 
+    def _share(self, number: float) -> float:
+        """Of so many rows or tokens, those of one group and one micro-batch: an even share, also where there are fewer than groups."""
+        return number / (self._groups * min(self._stages, max(number, 1)))
+
     def _line(self, rows: int) -> DecodeLine:
-        trunk, head = self._trunk(rows), self._head(rows)
-        fixed = self._fixed[rows] = self._cost([*self._shard.launches(), *self._shard.per_row(rows)])
-        all_see, limited = (
-            self._cost([part.decode(1) for part in self._attention if part.limited is kind]) for kind in (False, True)
+        trunk, head, share = self._trunk(rows), self._head(rows), self._share(rows)
+        parts = list(self._shard.decode(share))
+        fixed = self._fixed[rows] = self._cost(
+            [*(part[0] for part in parts), self._shard.linear_launches(), *self._shard.per_row(share)], rows
         )
+        # a token of context is in one group and one micro-batch: its joules are those of one device group
+        slopes = []
+        for kind in (False, True):
+            seconds, joules = self._cost([each for _, each, limited in parts if limited is kind], rows)
+            split = rows / share
+            slopes.append((seconds / split, joules / split))
+        (t_ctx, e_ctx), (t_lim, e_lim) = slopes
         t0, e0 = trunk[0] + head[0] + fixed[0], trunk[1] + head[1] + fixed[1]
-        line = self._lines[rows] = (t0, all_see[0], limited[0], e0, all_see[1], limited[1])
+        line = self._lines[rows] = (t0, t_ctx, t_lim, e0, e_ctx, e_lim)
         return line
 
     def _trunk(self, tokens: int) -> Cost:
         """What depends on the number of tokens alone: projections, MLP or experts, elementwise, all-reduce."""
-        seconds, joules = self._cost(self._shard.trunk(tokens))
+        seconds, joules = self._cost(self._shard.trunk(self._share(tokens)), tokens)
         cost = self._trunks[tokens] = (seconds, joules + self._layer_token_j * tokens)
         return cost
 
     def _head(self, sampled: int) -> Cost:
         """What depends on the rows that emit a token: the LM head, and the host, while which the device waits."""
-        seconds, joules = self._cost([self._shard.head(sampled)])
+        seconds, joules = self._cost([self._shard.head(self._share(sampled))], sampled)
         host_s = self._host.host_s + self._host.per_sequence_s * sampled
         cost = self._heads[sampled] = (seconds + host_s, joules + self.gap_w * host_s)
         return cost
 
-    def _prompt(self, tokens: int, pairs: int, keys: int, pairs_limited: int, keys_seen: int) -> Cost:
-        """Attention of the prompt chunks of a step, `tokens` tokens in all."""
-        busy_s = 0.0
-        joules = self._prompt_fixed[1] + self._prompt_token[1] * tokens
-        for limited, pair_s, key_s, pair_j, key_j in self._chunk_rates:
-            a, k = (pairs_limited, keys_seen) if limited else (pairs, keys)
-            compute_s, memory_s = pair_s * a, key_s * k
-            busy_s += compute_s if compute_s > memory_s else memory_s
-            joules += pair_j * a + key_j * k
-        return busy_s + self._prompt_fixed[0] + self._prompt_token[0] * tokens, joules + self._busy_w * busy_s
+    def _prompt(self, tokens: int, whole: Reach, limited: Reach) -> Cost:
+        """Attention of the prompt chunks of a step, `tokens` tokens in all: `_prompt_operators` added up, for the hot path."""
+        part = 1.0 if self._alone else self._share(tokens) / tokens
+        (seconds, joules), (token_s, token_j) = self._prompt_fixed, self._prompt_token
+        seconds, joules = seconds + token_s * tokens * part, joules + token_j * tokens * part
+        for is_limited, pair_s, key_s, least, pair_j, key_j in self._prompt_rates:
+            pairs, keys, longest = limited if is_limited else whole
+            pairs *= part
+            keys *= part
+            busy = least * longest
+            compute_s, memory_s = pair_s * (pairs if pairs > busy else busy), key_s * keys
+            seconds += compute_s if compute_s > memory_s else memory_s
+            joules += pair_j * pairs + key_j * keys
+        if self._alone:
+            return seconds, (joules + self._busy_w * seconds) * self.devices
+        return self._on_all(seconds, joules, tokens)
 
-    def _cost(self, operators: Iterable[Operator]) -> Cost:
-        """Seconds, and E = (P_busy*t + e_byte*bytes + e_flop*flops) * devices [J]."""
+    def _prompt_operators(self, tokens: int, whole: Reach, limited: Reach) -> list[Operator]:
+        share = self._share(tokens)
+        part = share / tokens if tokens else 1.0
+        reaches = [(pairs * part, keys * part, longest) for pairs, keys, longest in (whole, limited)]
+        return self._prompt_share(share, *reaches)
+
+    def _prompt_share(self, tokens: float, whole: Reach, limited: Reach) -> list[Operator]:
+        """The same of one group and one micro-batch."""
+        return [
+            *self._shard.prefill(tokens, whole, limited),
+            self._shard.linear_launches(),
+            *self._shard.per_prompt_token(tokens),
+        ]
+
+    def _cost(self, operators: Iterable[Operator], tokens: int) -> Cost:
+        """Seconds and joules of operators of every busy device."""
+        return self._on_all(*self._sums(operators), tokens)
+
+    def _sums(self, operators: Iterable[Operator]) -> Cost:
+        """Seconds, and e_byte*bytes + e_flop*flops of one device [J]."""
         seconds = joules = 0.0
         for operator in operators:
             seconds += operator.seconds
             joules += self._byte_j * operator.bytes + self._flop_j * operator.flops
-        return seconds, joules + self._busy_w * seconds
+        return seconds, joules
+
+    def _on_all(self, seconds: float, joules: float, tokens: int) -> Cost:
+        """E = P_busy*t and the joules of one device, times the devices; stages without a micro-batch draw P_gap."""
+        busy = self.devices / self._stages * min(self._stages, max(tokens, 1))
+        return seconds, (joules + self._busy_w * seconds) * busy + self._device_gap_w * (self.devices - busy) * seconds
 
 
 def _one_limit(model: Model) -> int | None:

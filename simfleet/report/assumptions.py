@@ -2,6 +2,7 @@
 
 from pathlib import PurePath
 
+from simfleet.hardware.operators import PARTS, SIXTEEN_BITS
 from simfleet.hardware.profile import estimates
 from simfleet.run import Run
 from simfleet.scenario import Pool
@@ -12,12 +13,12 @@ def assumptions(run: Run) -> list[str]:
     found: dict[str, None] = {}
     for name, pool in run.scenario.pools.items():
         device, site = pool.profile.name, run.scenario.sites[pool.site]
-        found |= {f"{device}: {line}": None for line in estimates(pool.profile) if _used(line, pool)}
+        found |= {f"{device}: {line}": None for line in estimates(pool.profile, without=_unused(pool))}
         found |= {f"{device}: {line}": None for line in pool.cost.estimates(pool.profile)}
         found |= {f"{pool.site}: {line}": None for line in site.estimates()}
         if pool.network.note is not None:
             found[f"{pool.network.name}: {pool.network.note}"] = None
-        found[f"pool {name}: reserve, host, launch and front-end constants of its engine (docs/physics.md)"] = None
+        found |= {f"pool {name}: {line}": None for line in pool.engine.estimates()}
         if pool.profile.embodied is not None:
             found["making the devices: emissions spread over five years in service"] = None
         given, room = pool.kv_blocks(), pool.memory_blocks()
@@ -38,12 +39,23 @@ def assumptions(run: Run) -> list[str]:
     return list(found)
 
 
-def _used(line: str, pool: Pool) -> bool:
-    """Whether an estimate of a profile plays a part in a pool: not those of other formats, or of parts that it has no use for."""
-    sixteen_bits = [name for name in ("bf16", "fp16") if name in pool.profile.flops]
-    formats = {*pool.precision, *sixteen_bits[:1]}  # parts that stay in 16 bits take the first
-    unused = [f"step.gemm.{name}:" for name in pool.profile.step.gemm if name not in formats]
-    unused += ["flops:", "scale_out", "memory: sram", "memory: second_tier"]
-    unused += ["own"] if pool.cost.kind == "rent" else []
-    unused += ["step.all_reduce", "scale_up"] if pool.tensor_parallel == 1 else []
-    return not line.startswith(tuple(unused))
+def _unused(pool: Pool) -> tuple[str, ...]:
+    """Paths of a profile that play no part in a pool: other formats, collectives that it does not need, parts that it has no use for."""
+    step, precision, parallel = pool.profile.step, pool.precision, pool.parallel
+    stored = {pool.network.part_precision(part, precision.weights) for part in PARTS}
+    sixteen_bits = [name for name in SIXTEEN_BITS if name in pool.profile.flops]
+    formats = {*stored, precision.activations, *sixteen_bits[:1]}  # parts that stay in 16 bits take the first
+    routed = any(group.experts for group in pool.network.groups)
+    paths = [f"step.gemm.{name}" for name in step.gemm if name not in formats]
+    paths += [f"step.experts.{name}" for name in step.experts if name not in formats or not routed]
+    paths += [f"step.decode_attention.{name}" for name in step.decode_attention if name != precision.kv]
+    paths += [f"step.prefill_attention.{name}" for name in step.prefill_attention if name != precision.kv]
+    paths += ["step.all_to_all", "flops", "memory.second_tier"]
+    paths += [] if routed else ["memory.sram"]
+    paths += ["step.all_reduce", "step.one_kernel"] if parallel.tensor == 1 else []
+    paths += ["step.all_gather", "step.reduce_scatter"] if parallel.attention_dp == 1 else []
+    paths += ["step.send_receive"] if parallel.pipeline == 1 else []
+    paths += ["scale_up"] if parallel.devices == 1 else []
+    paths += ["scale_out"] if pool.profile.scale_up is None or parallel.devices <= pool.profile.scale_up.domain else []
+    paths += ["own"] if pool.cost.kind == "rent" else []
+    return tuple(f"{path}." for path in paths)

@@ -12,6 +12,7 @@ from simfleet.records import Account, Status
 from simfleet.report.assumptions import assumptions
 from simfleet.report.cost import cost, energy, over, waterfall
 from simfleet.report.shares import caused, utilisation, whole
+from simfleet.report.validity import validity
 from simfleet.run import NO_CLASS, Run
 from simfleet.spec import Spec
 
@@ -68,6 +69,7 @@ def summarise(run: Run) -> Json:
             "pools": [_pool(run, number) for number in pools],
             "classes": [_class(run, name) for name in run.classes],
             "models": [_model(run, name) for name in dict.fromkeys(s.model.name for s in run.scenario.workload.streams)],
+            "validity": validity(run),
             "assumptions": assumptions(run),
             "formulas": FORMULAS,
         }

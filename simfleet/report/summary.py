@@ -159,7 +159,7 @@ def _cost(report: Json) -> Table:
     )  # fmt: skip
 
 
-def text(report: Json, most_assumptions: int = 6) -> str:
+def text(report: Json, most_assumptions: int = 4) -> str:
     """One screen of plain text."""
     blocks = ["\n".join(headline(report))]
     for table in tables(report):
@@ -168,6 +168,8 @@ def text(report: Json, most_assumptions: int = 6) -> str:
         lines = ["  ".join(_cell(cell, widths[i], i, table) for i, cell in enumerate(row)).rstrip() for row in rows]
         lines += [line for note in table.notes for line in wrap(note, WIDTH - 2, subsequent_indent="  ")]
         blocks.append("\n".join([table.heading, *(f"  {line}" for line in lines)]))
+    valid = [part for line in report["validity"] for part in wrap(line, WIDTH - 4, subsequent_indent="  ")]
+    blocks.append("\n".join(["Validity", *(f"  {line}" for line in valid)]))
     return "\n\n".join([*blocks, _assumed(report["assumptions"], most_assumptions)])
 
 
@@ -192,6 +194,7 @@ def markdown(report: Json) -> str:
         lines += [f"| {' | '.join(table.columns)} |", "|" + " --- |" * len(table.columns)]
         lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in table.rows]
         lines += ["", *(f"{note}  " for note in table.notes)] if table.notes else []
+    lines += ["", "## Validity", "", *(f"- {line}" for line in report["validity"])]
     lines += ["", "## Estimates used", "", *(f"- {line}" for line in report["assumptions"])]
     lines += ["", "## Formulas", "", *(f"- `{name}`: {formula}" for name, formula in report["formulas"].items())]
     return "\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ class Request:
     last_s: float  # last token before a preemption
 
     __slots__ = (
-        "account", "arrival_s", "base", "clock_j", "clock_s", "computed", "deadline_s", "device_s", "done", "energy_j", "entry",
+        "account", "arrival_s", "base", "cached", "clock_j", "clock_s", "computed", "deadline_s", "device_s", "done", "energy_j", "entry",
         "first_s", "generated", "input_tokens", "last_s", "output_tokens", "preemptions", "prompt", "replica", "return_s",
         "started_s", "status",
     )  # fmt: skip
@@ -44,7 +44,7 @@ class Request:
         self.account = account
         self.replica = replica
         self.prompt = input_tokens  # tokens to prefill: after a preemption the generated ones too
-        self.computed = 0  # of these, in KV memory
+        self.computed = self.cached = 0  # of these, in KV memory; and found there by the prefix cache
         self.entry = WAITING  # or PREFILLING, or its number among those that decode
         self.generated = 0  # tokens out when it last was not decoding
         self.status: Status | None = None
@@ -277,8 +277,8 @@ class Scheduler:
         """Back to the head of the line, to be computed again together with what it has generated."""
         if request.entry > 0:
             request.last_s = now
-        request.account.recomputed_tokens += self.evict(request)
-        request.computed = 0
+        request.account.recomputed_tokens += self.evict(request) - request.cached
+        request.computed = request.cached
         request.prompt = request.input_tokens + request.generated
         request.preemptions += 1
         self.preemptions += 1

@@ -1,19 +1,35 @@
 """The inference engine of a replica: what it batches, what it holds back, what its host costs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
 from simfleet.hardware.profile import Profile
-from simfleet.hardware.step import Precisions
-from simfleet.spec import Spec
+from simfleet.hardware.step import Parallel, Precisions
+from simfleet.spec import Grade, Spec, preset
 from simfleet.units import Bytes, Fraction, Seconds, Tokens
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
+DEFAULT_ENGINE = "vllm"
+
+
+class Provenance(Spec):
+    """Where one number of a preset comes from."""
+
+    source: str
+    grade: Grade
+    note: str | None = None
+
 
 class Engine(Spec):
-    """Limits, KV memory and host time. Defaults: vLLM V1's, host figures from docs/physics.md."""
+    """Limits, KV memory and host time. Defaults where no preset is named: the `generic` preset's."""
 
+    preset: str | None = Field(
+        None, description="Shipped or own engine to start from; keys given here replace its keys"
+    )
+    release: str | None = Field(None, description="Releases that the numbers are for")
+    aliases: tuple[str, ...] = ()
+    sources: dict[str, Provenance] = Field({}, description="Key of a number -> where it comes from")
     token_budget: Tokens = Field(8192, description="Most tokens in one step")
     max_sequences: int = Field(256, ge=1, description="Most sequences in one batch")
     block_size: int = Field(16, ge=1, description="Tokens in one KV block")
@@ -23,8 +39,48 @@ class Engine(Spec):
     queue_limit: int | None = Field(None, ge=1, description="Requests that may wait at a replica; one more is rejected")
     host: Seconds = Field(0.59e-3, description="Host time per step")
     per_sequence: Seconds = Field(10e-6, description="Host time per sampled sequence and step")
-    launch_factor: float = Field(0.77, gt=0, description="Kernel launch time against the operator tables'")
+    launch_factor: float = Field(0.77, gt=0, description="Kernel launch time against the operator tables', in graphs")
+    compute_factor: float = Field(1.0, gt=0, description="Arithmetic time of its kernels against the operator tables'")
+    memory_factor: float = Field(1.0, gt=0, description="Memory time of its kernels against the operator tables'")
+    experts_factor: float = Field(
+        1.0, gt=0, description="Launch and sorting time of experts against the operator tables'"
+    )
+    quantise_factor: float = Field(
+        1.0, ge=0, description="Time to quantise inputs against the operator tables'; fused with other kernels: less"
+    )
+    graph_tokens: int = Field(
+        512,
+        ge=0,
+        description="Most tokens of a step that is replayed as a captured graph, and at most 2 x max_sequences",
+    )
+    eager_layer: Seconds = Field(0.0, description="Least time of a layer whose kernels the host launches one by one")
+    eager_narrow: Seconds = Field(
+        0.0, description="More for a layer whose weights are narrower than 16 bits: inputs are quantised"
+    )
+    eager_collective: Seconds = Field(0.0, description="The same of each collective, added to its layer")
     front_end: Seconds = Field(12.9e-3, description="HTTP, tokeniser and detokeniser: added to every answer")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any, info: ValidationInfo) -> Any:
+        """Lay the given keys over the preset's; a replaced number loses the preset's source with it."""
+        if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
+            return values
+        merged = preset(values, info, "engines")
+        sources = merged.get("sources")
+        if isinstance(sources, dict) and "sources" not in values:
+            merged["sources"] = {key: fact for key, fact in sources.items() if key not in values}
+        return merged | {"preset": values["preset"]}
+
+    def estimates(self) -> list[str]:
+        """The numbers behind this engine that are estimates, in one sentence for those of the same source."""
+        if self.preset is None:
+            return ["engine: limits and host times are those of no particular engine"]
+        guessed: dict[str, list[str]] = {}
+        for key, fact in self.sources.items():
+            if fact.grade == "estimate":
+                guessed.setdefault(fact.source, []).append(key)
+        return [f"engine {self.preset}: {', '.join(keys)} estimated ({source})" for source, keys in guessed.items()]
 
 
 class Continuous(Engine):
@@ -42,29 +98,36 @@ class Static(Engine):
 AnyEngine = Annotated[Continuous | Static, Field(discriminator="kind")]
 
 
-def block_bytes(model: Model, engine: Engine, tensor_parallel: int, precision: Precisions) -> float:
-    """Bytes of one KV block on each device [B]."""
-    return engine.block_size * model.kv_bytes_per_token(BYTES_PER_ELEMENT[precision.kv], tensor_parallel)
+def block_bytes(model: Model, engine: Engine, parallel: Parallel, precision: Precisions) -> float:
+    """Bytes of one KV block on each device that holds a part of it [B]: its group's, of its stage's layers."""
+    per_token = model.kv_bytes_per_token(BYTES_PER_ELEMENT[precision.kv], parallel.tensor)
+    return engine.block_size * per_token / parallel.pipeline
 
 
-def sequence_blocks(model: Model, engine: Engine, tensor_parallel: int, precision: Precisions) -> int:
+def sequence_blocks(model: Model, engine: Engine, parallel: Parallel, precision: Precisions) -> int:
     """Blocks that a sequence holds whatever its length: full windows and linear states, in whole blocks."""
-    state = model.state_bytes(BYTES_PER_ELEMENT[precision.kv], tensor_parallel)
-    return -int(-state // block_bytes(model, engine, tensor_parallel, precision))
+    state = model.state_bytes(BYTES_PER_ELEMENT[precision.kv], parallel.tensor) / parallel.pipeline
+    return -int(-state // block_bytes(model, engine, parallel, precision))
 
 
-def kv_blocks(model: Model, profile: Profile, engine: Engine, tensor_parallel: int, precision: Precisions) -> int:
+def kv_blocks(model: Model, profile: Profile, engine: Engine, parallel: Parallel, precision: Precisions) -> int:
     """KV blocks of one replica: as given, or what weights and reserve leave of the memory; below 1 it does not fit.
 
     A given number is taken even where it is more than `memory_blocks` (engines have been measured with more), but not on a device
     that could not hold the weights.
     """
-    blocks = memory_blocks(model, profile, engine, tensor_parallel, precision)
+    blocks = memory_blocks(model, profile, engine, parallel, precision)
     return blocks if engine.num_kv_blocks is None or blocks < 1 else engine.num_kv_blocks
 
 
-def memory_blocks(model: Model, profile: Profile, engine: Engine, tensor_parallel: int, precision: Precisions) -> int:
-    """KV blocks that weights and reserve leave room for on each device; negative where they do not fit themselves."""
+def memory_blocks(model: Model, profile: Profile, engine: Engine, parallel: Parallel, precision: Precisions) -> int:
+    """KV blocks that weights and reserve leave room for; negative where they do not fit themselves. Groups of `attention_dp` each have theirs."""
     memory = engine.memory_fraction * profile.memory.capacity.value
-    left = memory - model.weight_bytes(precision.weights, tensor_parallel) - engine.reserve
-    return int(left // block_bytes(model, engine, tensor_parallel, precision))
+    left = memory - device_weights(model, parallel, precision) - engine.reserve
+    return int(left // block_bytes(model, engine, parallel, precision)) * parallel.attention_dp
+
+
+def device_weights(model: Model, parallel: Parallel, precision: Precisions) -> float:
+    """Bytes of weights on each device [B]."""
+    stages, group = parallel.pipeline, parallel.tensor
+    return model.weight_bytes(precision.weights, group * stages, group * parallel.attention_dp * stages)

@@ -21,6 +21,7 @@ class Lane(NamedTuple):
     front_end_s: dict[int, float]  # by pool
     timeout_s: float
     max_context: int
+    cached_tokens: dict[int, int]  # of every prompt, by pool; empty where none
 
 
 class Fleet:
@@ -62,6 +63,9 @@ class Fleet:
             request.done = done
         latency_s = lane.latency_s[pool]
         request.return_s = latency_s + lane.front_end_s[pool]
+        if lane.cached_tokens:
+            size = replica.scheduler.kv.size
+            request.computed = request.cached = min(lane.cached_tokens[pool], (input_tokens - 1) // size * size)
         if input_tokens + output_tokens > lane.max_context:
             request.account.too_long += 1
         if lane.timeout_s < inf:

@@ -184,18 +184,22 @@ class Replica:
         """One step of prompt chunks and, for every decoding sequence, one token."""
         batch, window = self.scheduler.batch, self._cost.limit
         rows = sampled = tokens = len(batch.rows)
-        pairs = keys = pairs_limited = keys_seen = 0
+        pairs = keys = longest = pairs_limited = keys_seen = longest_seen = 0
         for request, prefix, new in self.scheduler.chunks:
             tokens += new
             sampled += prefix + new == request.prompt
             pairs += attended(prefix, new)
             keys += prefix + new
+            if prefix + new > longest:
+                longest = prefix + new
             if window is not None:
                 pairs_limited += attended_limited(prefix, new, window)
-                keys_seen += keys_limited(prefix, new, window)
+                seen = keys_limited(prefix, new, window)
+                keys_seen += seen
+                longest_seen = max(longest_seen, seen)
         context, limited = batch.context + rows, batch.limited + batch.growing
         seconds, joules = self._cost.mixed(
-            tokens, sampled, rows, context, limited, pairs, keys, pairs_limited, keys_seen
+            tokens, sampled, rows, context, limited, pairs, keys, longest, pairs_limited, keys_seen, longest_seen
         )
         self._time, self._energy, self._decodes = (seconds, 0.0), (joules, 0.0), (0.0, 0.0)
         if rows:

@@ -266,6 +266,9 @@ class Tokens(Spec):
 
     input: AnyLength
     output: AnyLength
+    shared_prefix: Annotated[int, Field(ge=0)] = Field(
+        0, description="First tokens of every prompt that the prefix cache holds already; whole blocks count"
+    )
 
     @model_validator(mode="after")
     def _unweighted(self) -> Self:

@@ -11,11 +11,12 @@ from simfleet.spec import Spec, refusal
 from simfleet.units import Tokens
 
 BYTES_PER_ELEMENT = {
-    "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5625, "int4": 0.5625,
+    "fp32": 4.0, "tf32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "fp8_block": 1.0 + 4.0 / 128**2, "int8": 1.0,
+    "fp4": 0.5625, "nvfp4": 0.5625, "mxfp4": 0.53125, "int4": 0.5625,
 }  # fmt: skip
-"""Stored bytes per weight or KV element; 4-bit formats with one byte of scale per 16 elements (NVFP4's layout)."""
+"""Stored bytes per weight or KV element, scales included: one byte per 16 (NVFP4, int4) or 32 elements (MXFP4), four per 128 x 128."""
 
-FOUR_BITS = ("fp4", "int4")
+FOUR_BITS = ("fp4", "nvfp4", "mxfp4", "int4")
 STATE_BYTES = 4.0
 """Bytes per element of a linear layer's state: engines keep it in 32 bits whatever the cache's precision."""
 
@@ -24,6 +25,9 @@ INDEX_BYTES = 1.0
 
 STATE_FLOPS = 6.0
 """Operations per state element and token: decay, delta rule, update, read (arXiv:2510.26692: 6*d*d per head)."""
+
+LONG_WINDOW = 2048
+"""Windows beyond this many tokens are held like layers that see all: exact for sequences shorter than the window, as most then are."""
 
 Part = Literal["attention", "mlp", "expert", "lm_head", "embedding"]
 Shape = dict[str, Any]
@@ -63,6 +67,11 @@ class LayerGroup:
     index_elements: int = 0
     window: int = 0
     window_elements: int = 0
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether its cache grows with every token, rather than being one full window per sequence."""
+        return self.attention != "window" or self.window > LONG_WINDOW
 
 
 def _divisor(key: str, value: int, of: str, whole: int) -> None:
@@ -291,6 +300,7 @@ class Model(Spec):
     model_config = ConfigDict(ignored_types=(cached_property,))
 
     name: str
+    aliases: tuple[str, ...] = ()
     family: str
     source: str
     hidden: Positive
@@ -302,8 +312,12 @@ class Model(Spec):
         ("attention", "mlp", "expert"), description="Parts that the network's 4-bit checkpoints store in 4 bits"
     )
     rest: Literal["bf16", "fp16", "fp8", "int8"] = Field("bf16", description="How they store the other ones of these")
-    scale_block: Positive = Field(
-        16, description="Elements under one byte of scale in 4-bit formats: NVFP4 16, MXFP4 32"
+    fp8: Literal["fp8", "fp8_block"] = Field(
+        "fp8", description="Its 8-bit checkpoints: scaled per tensor or channel, or per block of 128 x 128"
+    )
+    fp4: Literal["nvfp4", "mxfp4"] = Field("nvfp4", description="Its 4-bit floating-point checkpoints")
+    expert_skew: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0, description="Theta of the experts' popularity: 0 even, 1 some several times as popular as others"
     )
     published: Published
     note: str | None = None
@@ -360,7 +374,8 @@ class Model(Spec):
     def part_precision(self, part: Part, precision: str) -> str:
         """How a part is stored when the model is in `precision`, one of BYTES_PER_ELEMENT. Raises ValueError.
 
-        Below 16 bits, embedding and head stay at 16, as in released checkpoints; 4 bits are for `quantised` parts alone.
+        Below 16 bits, embedding and head stay at 16, as in released checkpoints; 4 bits are for `quantised` parts alone. `fp8` and
+        `fp4` are whatever the network's own checkpoints use.
         """
         if precision not in BYTES_PER_ELEMENT:
             raise ValueError(f"expected one of {', '.join(BYTES_PER_ELEMENT)}, got `{precision}`")
@@ -368,16 +383,19 @@ class Model(Spec):
             return precision
         if part in ("embedding", "lm_head"):
             return "bf16"
-        return self.rest if precision in FOUR_BITS and part not in self.quantised else precision
+        stored = self.rest if precision in FOUR_BITS and part not in self.quantised else precision
+        return {"fp8": self.fp8, "fp4": self.fp4}.get(stored, stored)
 
     def element_bytes(self, part: Part, precision: str) -> float:
-        """Bytes per weight of a part, scales of 4-bit formats included [B]."""
-        stored = self.part_precision(part, precision)
-        return 0.5 + 1.0 / self.scale_block if stored in FOUR_BITS else BYTES_PER_ELEMENT[stored]
+        """Bytes per weight of a part, scales included [B]."""
+        return BYTES_PER_ELEMENT[self.part_precision(part, precision)]
 
-    def weight_bytes(self, precision: str, tensor_parallel: int = 1) -> float:
-        """Bytes of weights on each of `tensor_parallel` devices; embedding and head are split too [B]. Raises ValueError."""
-        return sum(size * self.element_bytes(part, precision) for part, size in self.parts.items()) / tensor_parallel
+    def weight_bytes(self, precision: str, split: float = 1, experts_split: float | None = None) -> float:
+        """Bytes of weights on each device, `split` ways, experts `experts_split` ways (None: as the rest) [B]. Raises ValueError."""
+        ways = {"expert": split if experts_split is None else experts_split}
+        return sum(
+            size * self.element_bytes(part, precision) / ways.get(part, split) for part, size in self.parts.items()
+        )
 
     def kv_bytes_per_token(self, bytes_per_element: float, tensor_parallel: int = 1) -> float:
         """KV bytes on each device per token of context [B]: layers that keep every token, and their indexers' keys.
@@ -387,7 +405,7 @@ class Model(Spec):
         return sum(
             g.count * (g.kv_elements * bytes_per_element + g.index_elements * INDEX_BYTES) / _shards(g, tensor_parallel)
             for g in self.groups
-            if g.attention != "window"
+            if g.keeps_all
         )
 
     def state_bytes(self, bytes_per_element: float, tensor_parallel: int = 1, max_context: int | None = None) -> float:
@@ -395,7 +413,7 @@ class Model(Spec):
         longest = max_context or self.max_context
         return sum(
             g.count
-            * (min(g.window, longest) * g.window_elements * bytes_per_element + g.state_elements * STATE_BYTES)
+            * (_window(g, longest) * g.window_elements * bytes_per_element + g.state_elements * STATE_BYTES)
             / _shards(g, tensor_parallel)
             for g in self.groups
         )
@@ -417,6 +435,11 @@ class Model(Spec):
             index = g.index_heads * g.index_elements * context
             total += g.count * (2.0 * (weights + pairs + index) + STATE_FLOPS * g.state_elements)
         return total
+
+
+def _window(group: LayerGroup, longest: int) -> int:
+    """Tokens of a window that a sequence holds whatever its length."""
+    return 0 if group.attention == "window" and group.keeps_all else min(group.window, longest)
 
 
 def _shards(group: LayerGroup, tensor_parallel: int) -> int:

@@ -1,0 +1,74 @@
+"""An engine's constants found again from the serving runs that they made."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from simfleet.cli import cli
+from simfleet.evidence.accuracy import accuracy, simulated
+from simfleet.evidence.rows import Row, read
+from simfleet.evidence.tune import ENGINE, device_with, save, tune
+from simfleet.library import Library
+from tests.test_accuracy import CLOSED, write
+
+LIBRARY = Library()
+HOST, LAUNCH = "2 ms", 1.3
+FEW = tuple(name for name in ENGINE if name not in ("host", "launch_factor"))
+
+
+def made(path: Path, changes: dict[str, Any], precision: str = "bf16", device: dict[str, float] | None = None) -> Path:
+    """Runs at several loads, measured on an engine with these settings, and a device with these."""
+    loads = [{"concurrency": users, "isl": inputs} for users in ("2", "8") for inputs in ("200", "2000")]
+    blank = [
+        {**CLOSED, "model": "llama-3.1-8b", "tp": "1", "num_devices": "1", "precision": precision, **load}
+        for load in loads
+    ]
+    rows = []
+    for cells, row in zip(blank, read(write(path / "blank.csv", *blank), LIBRARY), strict=True):
+        assert isinstance(row, Row)
+        row.scenario["pools"]["measured"]["engine"].update(changes)
+        if device is not None:
+            profile = device_with(LIBRARY.data("hardware_profiles", row.device), device)
+            row.scenario["pools"]["measured"]["device"] = profile
+        given = simulated(row)
+        assert isinstance(given, dict)
+        rows.append({**cells, "ttft_mean_s": repr(given["ttft_mean_s"]), "tpot_mean_s": repr(given["tpot_mean_s"])})
+    return write(path / "runs.csv", *rows)
+
+
+def test_constants_are_found_again(tmp_path: Path) -> None:
+    path = made(tmp_path, {"host": HOST, "launch_factor": LAUNCH})
+    with ThreadPoolExecutor(1) as executor:
+        tuned = tune([path], "vllm", LIBRARY, executor, without=FEW, what="engine", evaluations=20)
+    assert tuned.constants["engine", "host"] == pytest.approx(2e-3, rel=0.05)
+    assert tuned.constants["engine", "launch_factor"] == pytest.approx(LAUNCH, rel=0.1)
+    assert max(tuned.errors().values()) < 0.01
+    assert max(abs(tuned.before[:, 1])) > 0.1, "it was off before"
+    save(tuned, LIBRARY, tmp_path / "engines")
+    found = accuracy([path], Library((tmp_path,)))
+    assert max(group["median_ape"] for group in found.groups(("ttft_mean_s", "tpot_mean_s"))) < 0.01
+
+
+def test_devices_are_found_again(tmp_path: Path) -> None:
+    """8-bit arithmetic at 0.4 of the table's rate shows in the prompts."""
+    path = made(tmp_path, {}, "fp8", {"sustained.narrow": 0.4})
+    with ThreadPoolExecutor(1) as executor:
+        tuned = tune([path], "vllm", LIBRARY, executor, what="devices")
+    assert tuned.constants["nvidia-h100-sxm", "sustained.narrow"] == pytest.approx(0.4, rel=0.05)
+    written = {file.name for file in save(tuned, LIBRARY, tmp_path / "out")}
+    assert written == {"vllm.yaml", "nvidia-h100-sxm.yaml"}
+    sustained = Library((tmp_path / "out",)).profile("nvidia-h100-sxm").step.sustained
+    assert sustained is not None
+    assert sustained.grade == "calibrated"
+    assert sustained.value.narrow == tuned.constants["nvidia-h100-sxm", "sustained.narrow"]
+    found = accuracy([path], Library((tmp_path / "out",)))
+    assert max(group["median_ape"] for group in found.groups(("ttft_mean_s", "tpot_mean_s"))) < 0.02
+
+
+def test_no_rows_for_an_engine(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["calibrate", str(write(tmp_path / "runs.csv", CLOSED)), "--engine", "sglang"])
+    assert result.exit_code == 2
+    assert "no row of" in result.stderr
