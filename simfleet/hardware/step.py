@@ -99,11 +99,11 @@ class StepCost:
         eager_s = layer_s * self._shard.halves / 2 + host.eager_collective_s * self._shard.collectives
         sustained = profile.step.sustained
         self._eager_s = eager_s * (sustained.value.launch if sustained is not None else 1.0)
+        self._graph_tokens = host.graph_tokens
         self._alone = self._groups == self._stages == 1
         no_reach = (0.0, 0.0, 0.0)
-        self._prompt_fixed = self._sums(self._prompt_share(0.0, no_reach, no_reach))
-        self._prompt_token = self._sums(self._prompt_share(1.0, no_reach, no_reach))
-        self._prompt_token = tuple(one - none for one, none in zip(self._prompt_token, self._prompt_fixed, strict=True))  # type: ignore[assignment]
+        fixed, one = (self._sums(self._prompt_share(tokens, no_reach, no_reach)) for tokens in (0.0, 1.0))
+        self._prompt_linear = (*fixed, one[0] - fixed[0], one[1] - fixed[1])
         self._prompt_rates = [
             (limited, pair.compute_s, key.memory_s, least, self._flop_j * pair.flops, self._byte_j * key.bytes)
             for limited, pair, key, least in self._shard.prefill_rates()
@@ -143,10 +143,12 @@ class StepCost:
             joules = joules + fixed[1] + e_ctx * context + e_lim * limited
         if tokens > rows:
             prompt = self._prompt(tokens - rows, (pairs, keys, longest), (pairs_limited, keys_seen, longest_seen))
-            seconds, joules = seconds + prompt[0], joules + prompt[1]
-            if tokens > self._host.graph_tokens:
-                late = max(self._eager_s + head[0] - seconds, 0.0)
-                seconds, joules = seconds + late, joules + self.gap_w * late
+            seconds += prompt[0]
+            joules += prompt[1]
+            if tokens > self._graph_tokens:
+                late = self._eager_s + head[0] - seconds
+                if late > 0.0:
+                    return seconds + late, joules + self.gap_w * late
         return seconds, joules
 
     def explain(self, rows: int, context: int, prompt: int = 0) -> list[Operator]:
@@ -227,20 +229,19 @@ class StepCost:
 
     def _prompt(self, tokens: int, whole: Reach, limited: Reach) -> Cost:
         """Attention of the prompt chunks of a step, `tokens` tokens in all: `_prompt_operators` added up, for the hot path."""
-        part = 1.0 if self._alone else self._share(tokens) / tokens
-        (seconds, joules), (token_s, token_j) = self._prompt_fixed, self._prompt_token
-        seconds, joules = seconds + token_s * tokens * part, joules + token_j * tokens * part
+        if not self._alone:
+            return self._cost(self._prompt_operators(tokens, whole, limited), tokens)
+        fixed_s, fixed_j, token_s, token_j = self._prompt_linear
+        seconds = fixed_s + token_s * tokens
+        joules = fixed_j + token_j * tokens
         for is_limited, pair_s, key_s, least, pair_j, key_j in self._prompt_rates:
             pairs, keys, longest = limited if is_limited else whole
-            pairs *= part
-            keys *= part
             busy = least * longest
-            compute_s, memory_s = pair_s * (pairs if pairs > busy else busy), key_s * keys
+            compute_s = pair_s * (pairs if pairs > busy else busy)
+            memory_s = key_s * keys
             seconds += compute_s if compute_s > memory_s else memory_s
             joules += pair_j * pairs + key_j * keys
-        if self._alone:
-            return seconds, (joules + self._busy_w * seconds) * self.devices
-        return self._on_all(seconds, joules, tokens)
+        return seconds, (joules + self._busy_w * seconds) * self.devices
 
     def _prompt_operators(self, tokens: int, whole: Reach, limited: Reach) -> list[Operator]:
         share = self._share(tokens)
