@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from simfleet.records import Status, request_table
 from simfleet.report import plots, summary
-from simfleet.report.metrics import summarise, tpot_s
+from simfleet.report.metrics import summarise
 from simfleet.report.shares import BOUNDARIES
 from simfleet.run import Run
 
@@ -57,7 +57,7 @@ class Result:
         table["stream"] = _names(rows["stream"], run.streams)
         table["pool"] = _names(rows["pool"], run.pools)
         table["status"] = _names(rows["status"], [status.name.lower() for status in Status])
-        table["tpot_s"] = tpot_s(run)
+        table["tpot_s"] = run.tpot_s
         table.index.name = "request"
         missing = [name for name in request_table(detail=True).array().dtype.names or () if name not in table]
         return _without(table, missing) if missing else table

@@ -32,6 +32,16 @@ class Run:
         """Which requests count for latency and attainment: those that arrived after the warm-up."""
         return np.asarray(self.requests["arrival_s"] >= self.scenario.warmup)
 
+    @cached_property
+    def tpot_s(self) -> NDArray[np.float64]:
+        """Time per output token after the first of every request [s]; NaN for one-token answers."""
+        rows = self.requests
+        after = rows["output_tokens"].astype(float) - 1
+        found: NDArray[np.float64] = np.divide(
+            rows["e2e_s"] - rows["ttft_s"], after, out=np.full(len(rows), np.nan), where=after > 0
+        )
+        return found
+
     @property
     def pools(self) -> list[str]:
         return list(self.scenario.pools)

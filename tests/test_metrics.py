@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simfleet.records import Account, Status
-from simfleet.report.metrics import attainment, goodput, latency, regime, statistics, summarise, throughput, tpot_s
+from simfleet.report.metrics import attainment, goodput, latency, regime, statistics, summarise, throughput
 from tests.factories import FREE, NAN, NIGHT, Row, ledger, make_run, turned_away
 
 # -- percentiles ---------------------------------------------------------------------------------------------------------
@@ -48,12 +48,12 @@ def test_gaps_have_the_same_sample_floor():
 
 def test_tpot_leaves_the_first_token_out():
     run = make_run([Row(output_tokens=11, ttft_s=0.5, e2e_s=1.5)])
-    assert tpot_s(run) == pytest.approx([0.1])
+    assert run.tpot_s == pytest.approx([0.1])
 
 
 def test_one_token_has_no_tpot_and_is_judged_on_the_rest():
     run = make_run([Row(output_tokens=1, ttft_s=0.5, e2e_s=0.5)])
-    assert np.isnan(tpot_s(run)).all()
+    assert np.isnan(run.tpot_s).all()
     everything = np.ones(1, dtype=bool)
     assert latency(run, everything)["tpot_s"]["n"] == 0
     assert latency(run, everything)["ttft_s"]["n"] == 1
@@ -61,7 +61,7 @@ def test_one_token_has_no_tpot_and_is_judged_on_the_rest():
 
 
 def test_no_answer_has_no_tpot():
-    assert np.isnan(tpot_s(make_run([turned_away(Status.REJECTED)]))).all()
+    assert np.isnan(make_run([turned_away(Status.REJECTED)]).tpot_s).all()
 
 
 # -- service level -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 
 from simfleet import load, simulate
 from simfleet.records import Status
-from simfleet.report.metrics import tpot_s
 from simfleet.result import Result
 from tests.factories import NIGHT, Row, full_run, make_run, turned_away
 
@@ -221,4 +220,4 @@ def test_a_real_run_agrees_with_its_own_table():
     assert report["requests"]["arrived"] == len(table)
     assert report["throughput"]["output_tok_s"] * report["duration_s"] == pytest.approx(table["output_tokens"].sum())
     assert report["energy"]["joules"]["accelerator_active"] == pytest.approx(table["energy_j"].sum())
-    assert np.isnan(tpot_s(result.run)).sum() == table["tpot_s"].isna().sum()
+    assert np.isnan(result.run.tpot_s).sum() == table["tpot_s"].isna().sum()

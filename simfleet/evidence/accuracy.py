@@ -17,7 +17,6 @@ from simfleet.document import Document, Mark, SpecError, overlay, override
 from simfleet.evidence.rows import Row, Skipped, read
 from simfleet.library import Library
 from simfleet.records import Status
-from simfleet.report.metrics import tpot_s
 from simfleet.result import Result
 from simfleet.scenario import built
 from simfleet.simulation import simulate
@@ -146,7 +145,7 @@ def metrics(result: Result) -> dict[str, float]:
     requests = result.run.requests
     completed = requests["status"] == Status.COMPLETED
     found: dict[str, float] = {}
-    for name, values in (("ttft", requests["ttft_s"]), ("tpot", tpot_s(result.run)), ("e2e", requests["e2e_s"])):
+    for name, values in (("ttft", requests["ttft_s"]), ("tpot", result.run.tpot_s), ("e2e", requests["e2e_s"])):
         kept = values[completed & ~np.isnan(values)]
         if len(kept):
             found[f"{name}_mean_s"] = float(kept.mean())

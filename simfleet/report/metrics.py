@@ -89,20 +89,12 @@ def statistics(values: Array) -> Json:
     return found | {"n": len(values)}
 
 
-def tpot_s(run: Run) -> Array:
-    """Time per output token after the first of every request [s]; NaN for one-token answers."""
-    rows = run.requests
-    after = rows["output_tokens"].astype(float) - 1
-    found: Array = np.divide(rows["e2e_s"] - rows["ttft_s"], after, out=np.full(len(rows), np.nan), where=after > 0)
-    return found
-
-
 def latency(run: Run, chosen: NDArray[np.bool_]) -> Json:
     """Statistics of the chosen requests that arrived after the warm-up."""
     chosen = chosen & run.measured
     rows = run.requests[chosen]
     columns = {name: rows[name] for name in ("ttft_s", "e2e_s", "queue_wait_s")}
-    return {name: statistics(values) for name, values in (columns | {"tpot_s": tpot_s(run)[chosen]}).items()}
+    return {name: statistics(values) for name, values in (columns | {"tpot_s": run.tpot_s[chosen]}).items()}
 
 
 def _sketch(run: Run) -> Json:
@@ -132,7 +124,7 @@ def targets_met(run: Run) -> dict[str, NDArray[np.bool_]]:
     Who did not complete missed everything; a target not given is kept by completing.
     """
     completed = run.requests["status"] == Status.COMPLETED
-    values = {"ttft": run.requests["ttft_s"], "tpot": tpot_s(run), "e2e": run.requests["e2e_s"]}
+    values = {"ttft": run.requests["ttft_s"], "tpot": run.tpot_s, "e2e": run.requests["e2e_s"]}
     met = {name: completed.copy() for name in values}
     for name, spec in run.scenario.workload.classes.items():
         chosen = run.in_class(name)

@@ -7,7 +7,6 @@ import numpy as np
 
 from simfleet.report.cost import cost as money
 from simfleet.report.cost import waterfall
-from simfleet.report.metrics import tpot_s
 from simfleet.report.shares import whole
 from simfleet.run import Run
 
@@ -53,7 +52,7 @@ def latency(run: Run, ax: "Axes | None" = None, column: str = "ttft_s") -> "Axes
     column -- `ttft_s`, `tpot_s`, `e2e_s` or `queue_wait_s`; KeyError for another
     """
     axes = _axes(ax, TITLES[column])
-    values = tpot_s(run) if column == "tpot_s" else run.requests[column]
+    values = run.tpot_s if column == "tpot_s" else run.requests[column]
     for number, name in enumerate(run.classes):
         mine = np.sort(values[run.in_class(name) & run.measured & np.isfinite(values)])
         if len(mine):

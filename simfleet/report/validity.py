@@ -6,6 +6,9 @@ from simfleet.hardware.profile import Validity
 from simfleet.run import Run
 from simfleet.scenario import Pool
 
+ESTIMATE_FACTOR = 1.5
+"""How far times may be off, either way, where a device's step constants are its class's (docs/hardware.md)."""
+
 
 def validity(run: Run) -> list[str]:
     """One sentence per pool: how far off the same device and engine were, or in what the run goes beyond what was compared."""
@@ -17,14 +20,26 @@ def _of(run: Run, number: int, pool: Pool) -> str:
     compared = [entry for entry in device.validity if entry.engine == engine]
     if not compared:
         others = ", ".join(dict.fromkeys(entry.engine for entry in device.validity))
-        return f"OUTSIDE: {device.name} with {engine} was never compared with a serving run" + (
-            f", only with {others}" if others else ""
-        )
+        only = f", only with {others}" if others else ""
+        return f"OUTSIDE: {device.name} with {engine} was never compared with a serving run{only}{_range(run, number, pool)}"
     entry = max(compared, key=lambda entry: pool.network.name in entry.models)
     beyond = _beyond(run, number, pool, entry)
     where = f"{device.name} with {entry.engine}, median errors {entry.error}"
     return (
         f"OUTSIDE what was compared ({where}): {', '.join(beyond)}" if beyond else f"within what was compared: {where}"
+    )
+
+
+def _range(run: Run, number: int, pool: Pool) -> str:
+    """What step constants that are all estimates imply for the mean time per token."""
+    mine = run.tpot_s[run.requests["pool"] == number]
+    mine = mine[~np.isnan(mine)]
+    guessed = all(fact.grade == "estimate" for fact in pool.profile.step.gemm.values())
+    if not guessed or pool.profile.step.sustained is not None or not len(mine):
+        return ""
+    low, high = float(mine.mean()) / ESTIMATE_FACTOR, float(mine.mean()) * ESTIMATE_FACTOR
+    return (
+        f"; its step constants are estimates: {low * 1e3:.3g} to {high * 1e3:.3g} ms per token rather than one number"
     )
 
 
