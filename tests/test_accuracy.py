@@ -135,6 +135,14 @@ def test_exported_device_counts_are_undone(tmp_path: Path) -> None:
     assert (pool.get("tensor_parallel", 1), pool["attention_dp"], pool["expert_parallel"]) == (1, 4, 2)
 
 
+def test_device_counts_of_other_origins_stay(tmp_path: Path) -> None:
+    cells = {"tp": "4", "ep": "2", "num_devices": "4", "model": "openai/gpt-oss-120b"}
+    found = row(tmp_path, **cells, origin="source_file=gap-analysis/data.csv")
+    pool = found.scenario["pools"]["measured"]
+    assert (pool["tensor_parallel"], pool["expert_parallel"]) == (4, 2)
+    assert found.scenario["workload"]["streams"][0]["tokens"]["input"] == {"dist": "constant", "value": 1000}
+
+
 def test_a_perfect_simulator_scores_zero(tmp_path: Path) -> None:
     """What the simulator gives for a row, written down as measured, is met exactly; 10 % less is 10 % off."""
     first = row(tmp_path)

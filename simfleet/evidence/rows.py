@@ -310,7 +310,8 @@ def _parallel(cells: Cells, model: Model, profile: Profile, weights: str) -> dic
         room = 0.6 * profile.memory.capacity.value
         tp = next((n for n in (1, 2, 4, 8) if model.weight_bytes(weights, n) <= room), 8)
         return {"tensor_parallel": tp, "replicas": max(devices // tp, 1)}
-    if ep > 1 and tp == ep * ep and "source_file" in cells.get("origin", ""):
+    exported = "source_file" in (origin := cells.get("origin", "")) and "gap-analysis" not in origin
+    if ep > 1 and tp == ep * ep and exported:
         tp = devices = ep
     if not _number(cells, "tp"):
         tp = devices
