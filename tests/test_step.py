@@ -979,3 +979,15 @@ def test_energy_anchor_at_our_own_pace() -> None:
     per_token = min(cost.limit_w * seconds, joules) / 64
     assert 0.65 < per_token / float(row["energy_per_token_joules"]) < 1.0
     assert joules / seconds == pytest.approx(float(row["avg_power_watts"]), rel=0.10)
+
+
+def test_share_of_peak_is_what_the_binding_resource_reaches() -> None:
+    """A bandwidth-bound product moves its bytes at its profile's share; an arithmetic-bound one computes at less than its peak."""
+    cost = cost_of("llama-3.1-8b", "nvidia-h100-sxm", 1, BF16)
+    up = next(operator for operator in cost.explain(8, 500) if operator.name == "MLP up")
+    assert cost.share_of_peak(up) == pytest.approx(up.bytes / up.seconds / 3.35e12)
+    assert 0.6 < cost.share_of_peak(up) < 0.95
+    long = next(operator for operator in cost.explain(0, 0, 8000) if operator.name == "MLP up")
+    assert cost.share_of_peak(long) == pytest.approx(long.flops / long.seconds / 989e12)
+    assert 0.5 < cost.share_of_peak(long) < 0.9
+    assert cost.share_of_peak(cost.explain(8, 500)[0]) == 0.0  # the host

@@ -359,6 +359,11 @@ class Shard:
         pace = self._narrow_pace if BYTES_PER_ELEMENT[arithmetic] < 2 else self._pace
         return self._profile.flops[arithmetic].value * pace
 
+    @property
+    def sixteen_bit_peak(self) -> float:
+        """The device's own, whatever an engine reaches of it [FLOP/s]."""
+        return self._profile.flops[self._sixteen()].value
+
     def _gemm_constants(self, part: Part) -> Gemm:
         constants, factor = self._profile.step.gemm[self._kernel(part)].value, self._transfer.quantise
         quantised = {"quantise": constants.quantise * factor, "quantise_row": constants.quantise_row * factor}

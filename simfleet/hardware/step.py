@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from simfleet.hardware.operators import Parallel, Precisions, Shard, Transfer
 from simfleet.hardware.profile import Profile
-from simfleet.hardware.roofline import Operator
+from simfleet.hardware.roofline import COMPUTE, MEMORY, Operator
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
 __all__ = [
@@ -100,6 +100,7 @@ class StepCost:
         sustained = profile.step.sustained
         self._eager_s = eager_s * (sustained.value.launch if sustained is not None else 1.0)
         self._graph_tokens = host.graph_tokens
+        self._bandwidth, self._peak = profile.memory.bandwidth.value, self._shard.sixteen_bit_peak
         self._alone = self._groups == self._stages == 1
         no_reach = (0.0, 0.0, 0.0)
         fixed, one = (self._sums(self._prompt_share(tokens, no_reach, no_reach)) for tokens in (0.0, 1.0))
@@ -182,6 +183,12 @@ class StepCost:
             late = self._eager_s - (known_s - shard.head(self._share(sampled)).seconds)
             operators.append(Operator("launches one by one", host_s=max(late, 0.0)))
         return [operator for operator in operators if operator.seconds]
+
+    def share_of_peak(self, operator: Operator) -> float:
+        """What an operator of `explain` reaches of the resource that binds it: of the device's bandwidth or 16-bit peak; 0 for what is neither."""
+        if operator.bound == MEMORY:
+            return operator.bytes / operator.seconds / self._bandwidth
+        return operator.flops / operator.seconds / self._peak if operator.bound == COMPUTE else 0.0
 
     def binding(self, rows: int, context: int, prompt: int = 0) -> dict[str, float]:
         """Seconds of the step of `explain` by the resource that they wait for."""
