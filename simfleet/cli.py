@@ -257,6 +257,7 @@ def calibrate(
 ) -> None:  # fmt: skip
     """Fit hardware profiles to FILES of measured operators, or an engine to FILES of measured serving runs (CSV)."""
     from simfleet.evidence import calibrate as calibration  # noqa: PLC0415
+    from simfleet.evidence import writing  # noqa: PLC0415
 
     library = Library(paths)
     with _bad_input():
@@ -265,7 +266,7 @@ def calibrate(
             return
         found = calibration.calibrate(files, library, name)
         if out is not None:
-            calibration.save(found, library, out, single=name is not None)
+            writing.save(found, library, out, single=name is not None)
     click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text())
 
 
@@ -311,7 +312,7 @@ def accuracy(
     """Simulate every row of FILES of measured serving runs (CSV), and print how far off the simulator is."""
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
 
-    from simfleet.evidence import pictures, report  # noqa: PLC0415
+    from simfleet.evidence import pictures  # noqa: PLC0415
     from simfleet.evidence.accuracy import accuracy as compare  # noqa: PLC0415
 
     with _bad_input(), ProcessPoolExecutor(workers) as executor, _progress(None) as progress:
@@ -321,7 +322,7 @@ def accuracy(
         if folder is not None:
             measured = pictures.read_series(series, Library(paths)) if series is not None else {}
             pictures.save(found.compared, folder, measured)
-    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else report.text(found))
+    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text())
 
 
 def main() -> None:

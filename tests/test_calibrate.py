@@ -16,9 +16,10 @@ from click.testing import CliRunner, Result
 
 from simfleet.cli import cli
 from simfleet.document import Document, SpecError
-from simfleet.evidence.calibrate import NO_BENCH, Bench, Constants, calibrate, fit, plain, predict, write
+from simfleet.evidence.calibrate import NO_BENCH, Bench, Constants, calibrate, fit, plain, predict
 from simfleet.evidence.rows import Skipped
 from simfleet.evidence.tables import Decode, Message, Product, Prompt, Record, Routed, Shape, digest, read
+from simfleet.evidence.writing import write
 from simfleet.hardware.profile import Collective, DecodeAttention, Experts, Gemm, OneKernel, PrefillAttention, Profile
 from simfleet.library import Library
 from simfleet.spec import build
@@ -292,6 +293,7 @@ def test_only_the_step_and_its_sources_are_rewritten(tmp_path: Path) -> None:
     path, old = gemm_table(tmp_path), (ROOT / "hardware_profiles" / "nvidia-h100-sxm.yaml").read_text()
     found = calibrate([path], library)
     new = write(old, found.fitted["nvidia-h100-sxm"], found.digests)
+    assert new.count("source: serving") == old.count("source: serving") > 0  # what serving runs told stays
     start, end = old.index("\nstep:"), old.index("\nrent:")
     kept = [line for line in old[:start].splitlines() if not line.startswith("  operators:")]
     assert [line for line in new[: new.index("\nstep:")].splitlines() if not line.startswith("  operators:")] == kept

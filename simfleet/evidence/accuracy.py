@@ -23,6 +23,7 @@ from simfleet.simulation import simulate
 from simfleet.workload.tracefile import FORMATS
 
 GROUPS = ("hardware", "engine", "model")
+HEAD = f"{'file':34} {'group':46} {'metric':17} {'rows':>5} {'median':>8} {'p90':>8} {'bias':>8}"
 SHOWN = ("ttft_mean_s", "tpot_mean_s", "e2e_mean_s", "output_tok_per_s")
 
 
@@ -68,6 +69,19 @@ class Accuracy:
     def as_json(self) -> dict[str, Any]:
         """What `simfleet accuracy --format json` prints."""
         return {"rows": len(self.compared), "skipped": dict(self.skipped.most_common()), "groups": self.groups()}
+
+    def text(self) -> str:
+        """One line for each file, group and metric; then what was skipped and why."""
+        lines = [f"{len(self.compared):,} runs simulated, {self.skipped.total():,} rows skipped", "", HEAD]
+        shown = self.groups((*SHOWN, "total_tok_per_s"))
+        for group in sorted(shown, key=lambda group: (group["file"], group["group"] != "all", group["group"])):
+            lines.append(
+                f"{group['file'][:34]:34} {group['group'][:46]:46} {group['metric']:17} {group['n']:5} {group['median_ape']:8.1%} "
+                f"{group['p90_ape']:8.1%} {group['bias']:+8.1%}"
+            )
+        if self.skipped:
+            lines += ["", "skipped:", *(f"  {count:5}  {reason}" for reason, count in self.skipped.most_common())]
+        return "\n".join(lines)
 
 
 def _p90(values: list[float]) -> float:
