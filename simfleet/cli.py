@@ -248,12 +248,13 @@ def describe_workload(
     help="With --engine: whose constants.",
 )
 @click.option("--model", "models", multiple=True, help="With --engine: rows of this model only; repeatable.")
+@click.option("--leave-out", help="With --engine: fit afresh without this model, then score its rows.")
 @click.option("--out", type=click.Path(path_type=Path), help="Profile to write; without --profile: a folder.")
 @_paths
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def calibrate(
-    files: tuple[Path, ...], name: str | None, engine: str | None, what: Literal["engine", "devices", "both"], models: tuple[str, ...], out: Path | None,
-    paths: tuple[Path, ...], form: str,
+    files: tuple[Path, ...], name: str | None, engine: str | None, what: Literal["engine", "devices", "both"], models: tuple[str, ...],
+    leave_out: str | None, out: Path | None, paths: tuple[Path, ...], form: str,
 ) -> None:  # fmt: skip
     """Fit hardware profiles to FILES of measured operators, or an engine to FILES of measured serving runs (CSV)."""
     from simfleet.evidence import calibrate as calibration  # noqa: PLC0415
@@ -262,7 +263,7 @@ def calibrate(
     library = Library(paths)
     with _bad_input():
         if engine is not None:
-            _tune(files, engine, library, what, models, name, out)
+            _tune(files, engine, library, what, models, name, leave_out, out)
             return
         found = calibration.calibrate(files, library, name)
         if out is not None:
@@ -272,22 +273,26 @@ def calibrate(
 
 def _tune(
     files: tuple[Path, ...], engine: str, library: Library, what: Literal["engine", "devices", "both"], models: tuple[str, ...],
-    device: str | None, out: Path | None,
+    device: str | None, leave_out: str | None, out: Path | None,
 ) -> None:  # fmt: skip
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
 
     from simfleet.evidence import tune  # noqa: PLC0415
+    from simfleet.evidence.rows import Row  # noqa: PLC0415
 
     wanted = {library.path("models", model).stem for model in models}
     devices = {library.path("hardware_profiles", device).stem} if device is not None else set()
+    without = library.path("models", leave_out).stem if leave_out is not None else None
+
+    def keep(row: Row) -> bool:
+        return (not wanted or row.model in wanted) and (not devices or row.device in devices) and row.model != without
+
     with ProcessPoolExecutor() as executor:
-        tuned = tune.tune(
-            files, engine, library, executor, what=what,
-            keep=lambda row: (not wanted or row.model in wanted) and (not devices or row.device in devices),
-        )  # fmt: skip
+        tuned = tune.tune(files, engine, library, executor, keep, what=what, fresh=without is not None)
+        scored = tune.score(tuned, files, library, executor, without) if without is not None else []
     if out is not None:
         tune.save(tuned, library, out)
-    click.echo(tuned.text())
+    click.echo("\n".join([tuned.text(), *scored]))
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """An engine's constants found again from the serving runs that they made."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from simfleet.cli import cli
 from simfleet.evidence.accuracy import accuracy, simulated
 from simfleet.evidence.rows import Row, read
-from simfleet.evidence.tune import ENGINE, device_with, save, tune
+from simfleet.evidence.tune import ENGINE, device_with, save, score, tune
 from simfleet.library import Library
 from tests.test_accuracy import CLOSED, write
 
@@ -66,6 +67,34 @@ def test_devices_are_found_again(tmp_path: Path) -> None:
     assert sustained.value.narrow == tuned.constants["nvidia-h100-sxm", "sustained.narrow"]
     found = accuracy([path], Library((tmp_path / "out",)))
     assert max(group["median_ape"] for group in found.groups(("ttft_mean_s", "tpot_mean_s"))) < 0.02
+
+
+def test_a_model_left_out_is_scored(tmp_path: Path) -> None:
+    """Constants found on one model hold for the other, since both were made with them; the command prints it."""
+    path = made(tmp_path, {"host": HOST, "launch_factor": LAUNCH})
+    other = [{**CLOSED, "model": "qwen3-8b", "tp": "1", "num_devices": "1", "precision": "bf16", "concurrency": "4"}]
+    (row,) = read(write(tmp_path / "blank.csv", *other), LIBRARY)
+    assert isinstance(row, Row)
+    row.scenario["pools"]["measured"]["engine"].update({"host": HOST, "launch_factor": LAUNCH})
+    given = simulated(row)
+    assert isinstance(given, dict)
+    cells = {**other[0], "ttft_mean_s": repr(given["ttft_mean_s"]), "tpot_mean_s": repr(given["tpot_mean_s"])}
+    both = [path, write(tmp_path / "other.csv", cells)]
+    with ThreadPoolExecutor(1) as executor:
+        tuned = tune(
+            both,
+            "vllm",
+            LIBRARY,
+            executor,
+            lambda row: row.model != "qwen3-8b",
+            without=FEW,
+            what="engine",
+            evaluations=20,
+        )
+        (line,) = score(tuned, both, LIBRARY, executor, "qwen3-8b")
+        assert score(tuned, both, LIBRARY, executor, "phi-4") == ["no row of phi-4 to score"]
+    assert "left out: qwen3-8b on nvidia-h100-sxm" in line
+    assert all(float(part) < 1.0 for part in re.findall(r"([\d.]+) %", line))
 
 
 def test_no_rows_for_an_engine(tmp_path: Path) -> None:

@@ -108,13 +108,15 @@ class Tuned:
 
 def tune(
     paths: Iterable[Path], engine: str, library: Library, executor: Executor, keep: Callable[[Row], bool] = lambda row: True,
-    without: Iterable[str] = (), what: Literal["engine", "devices", "both"] = "both", evaluations: int = 6,
+    without: Iterable[str] = (), what: Literal["engine", "devices", "both"] = "both", fresh: bool = False,
+    evaluations: int = 6,
 ) -> Tuned:  # fmt: skip
     """Least squares on log(simulated / measured) of TTFT and TPOT, soft-l1, physical bounds. Raises ValueError where no row is for `engine`.
 
     keep        -- which rows to fit on
     without     -- engine constants that stay as the preset has them
     what        -- fit the constants of the engine, of every device in the rows, or both; with both CONFOUNDED stay
+    fresh       -- start from the search's own starting points, not from the constants that there are
     evaluations -- most evaluations of all rows
     """
     from scipy.optimize import least_squares  # noqa: PLC0415 - heavy, and only needed here
@@ -125,7 +127,7 @@ def tune(
         raise ValueError(f"no row of {', '.join(map(str, files))} is for the engine `{engine}` with mean TTFT and TPOT")
     bounds = dict(_bounds(rows, library, what, {*without, *(CONFOUNDED if what == "both" else ())}))
     problem = _Problem(rows, list(bounds.items()), library, executor)
-    start = np.log([_start(library, engine, key, bound) for key, bound in bounds.items()])
+    start = np.log([bound.start if fresh else _start(library, engine, key, bound) for key, bound in bounds.items()])
     before = problem.errors(rows)
     solution = least_squares(
         problem.residuals, start, jac=problem.jacobian, loss="soft_l1", f_scale=SOFT, max_nfev=evaluations,
@@ -135,6 +137,23 @@ def tune(
     constants = {key: float(f"{exp(value):.4g}") for key, value in zip(bounds, solution.x, strict=True)}
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in files}
     return Tuned(engine, constants, rows, before, problem.found, hashes)
+
+
+def score(tuned: Tuned, paths: Iterable[Path], library: Library, executor: Executor, model: str) -> list[str]:
+    """Errors, a line for each device, of rows of a model that was left out of the fit; experts in mxfp4 keep their devices' sets."""
+    rows = [row for path in paths for row in _usable(path, library) if (row.engine, row.model) == (tuned.engine, model)]
+    bounds = [(key, ENGINE[key[1]] if key[0] == "engine" else DEVICE[key[1]]) for key in tuned.constants]
+    if not rows:
+        return [f"no row of {model} to score"]
+    problem = _Problem(rows, bounds, library, executor)
+    at = np.log(list(tuned.constants.values()))
+    errors = np.exp(problem.errors([problem.changed(row, at) for row in rows])) - 1.0
+    lines = []
+    for device in sorted({row.device for row in rows}):
+        mine = errors[[row.device == device for row in rows]]
+        shown = "  ".join(f"{name[:4]} {100 * median(abs(mine[:, i])):5.1f} %" for i, name in enumerate(FITTED))
+        lines.append(f"  left out: {model} on {device:24} n {len(mine):4}  median error {shown}")
+    return lines
 
 
 def _bounds(rows: list[Row], library: Library, what: str, fixed: set[str]) -> Iterator[tuple[Key, Bounds]]:
@@ -190,7 +209,7 @@ class _Problem:
         ])  # fmt: skip
 
     def residuals(self, at: Floats) -> Floats:
-        self.found, self._at = self.errors([self._with(row, at) for row in self._rows]), at.copy()
+        self.found, self._at = self.errors([self.changed(row, at) for row in self._rows]), at.copy()
         weighed: Floats = (self.found * self._weights).ravel()
         return weighed
 
@@ -205,14 +224,14 @@ class _Problem:
             other[number] += step
             for i, row in enumerate(self._rows):
                 if device in ("engine", row.device) and (row.model in MXFP4 or not name.startswith("mxfp4")):
-                    moved.append(self._with(row, other))
+                    moved.append(self.changed(row, other))
                     where.append((i, number, step))
         for (i, number, step), errors in zip(where, self.errors(moved), strict=True):
             slopes[i, :, number] = (errors - self.found[i]) / step
         weighed: Floats = (slopes * self._weights[:, :, None]).reshape(-1, len(at))
         return weighed
 
-    def _with(self, row: Row, at: Floats) -> Row:
+    def changed(self, row: Row, at: Floats) -> Row:
         """The row with constants at exp(at)."""
         scenario = copy.deepcopy(row.scenario)
         pool: dict[str, Any] = scenario["pools"]["measured"]
