@@ -117,6 +117,8 @@ def test_formats(tmp_path: Path, changes: dict[str, Any], formats: tuple[str, st
         ({"suspect": "True"}, "suspect"),
         ({"concurrency": None}, "no load"),
         ({"isl": None}, "no input or output lengths"),
+        ({"isl": "many"}, "column `isl`: expected a number of at least 0, got `many`"),
+        ({"ttft_mean_s": "-1"}, "column `ttft_mean_s`: expected a number of at least 0, got `-1`"),
         ({"ttft_mean_s": None, "tpot_mean_s": None}, "nothing measured"),
     ],
 )

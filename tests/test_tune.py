@@ -67,6 +67,14 @@ def test_devices_are_found_again(tmp_path: Path) -> None:
     assert sustained.value.narrow == tuned.constants["nvidia-h100-sxm", "sustained.narrow"]
     found = accuracy([path], Library((tmp_path / "out",)))
     assert max(group["median_ape"] for group in found.groups(("ttft_mean_s", "tpot_mean_s"))) < 0.02
+    own = tmp_path / "own"
+    own.mkdir()
+    text = (tmp_path / "out" / "nvidia-h100-sxm.yaml").read_text()
+    (own / "nvidia-h100-sxm.yaml").write_text(text.replace("sustained: {value: {", "sustained: {value: {launch: 1.5, "))
+    save(tuned, Library((own,)), tmp_path / "again")
+    kept = Library((tmp_path / "again",)).profile("nvidia-h100-sxm").step.sustained
+    assert kept is not None
+    assert kept.value.launch == 1.5, "a share that was not fitted stays"
 
 
 def test_a_model_left_out_is_scored(tmp_path: Path) -> None:

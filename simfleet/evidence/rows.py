@@ -51,6 +51,10 @@ EIGHT_BITS_KV = ("tensorrt-llm",)
 """Engines whose 8-bit and 4-bit checkpoints come with an 8-bit KV cache; on devices with 4-bit arithmetic (Blackwell) vLLM's recipes set it too."""
 
 
+NO_NUMBER = ("", "None", "True", "False")
+"""Cells that say nothing in a column of numbers, such as whether experts are dealt out at all."""
+
+
 class Skipped(Exception):  # noqa: N818 - not an error: a row that asks for what the simulator does not do
     """Why a row is not simulated."""
 
@@ -194,11 +198,16 @@ def _named(library: Library, kind: str, what: str, name: str) -> str:
 
 
 def _number(cells: Cells, name: str) -> float | None:
-    """The number in a column, None where there is none."""
-    try:
-        value = float(cells.get(name) or "nan")
-    except ValueError:
+    """The number in a column, None where there is none. Raises Skipped for a text, or a number below 0."""
+    text = cells.get(name) or ""
+    if text in NO_NUMBER:
         return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if value < 0:
+        raise Skipped(f"column `{name}`: expected a number of at least 0, got `{text}`")
     return value if isfinite(value) else None
 
 

@@ -275,13 +275,15 @@ def save(tuned: Tuned, library: Library, folder: Path) -> list[Path]:
     written[0].write_text(_engine(preset, shares.pop("engine", {}), source), encoding="utf-8", newline="\n")
     for device, numbers in shares.items():
         text = library.path("hardware_profiles", device).read_text(encoding="utf-8")
+        before = library.data("hardware_profiles", device)["step"].get("sustained", {}).get("value", {})
+        constants = {f"sustained.{name}": share for name, share in before.items()} | numbers
         own = tuned.errors(lambda row, device=device: row.device == device)  # type: ignore[misc]
         note = (
             f"with {tuned.engine}; median error {', '.join(f'{name[:4]} {value:.1%}' for name, value in own.items())}"
         )
         files = "; ".join(f"{name} (sha256 {digest})" for name, digest in tuned.files.items())
         written.append(folder / f"{device}.yaml")
-        written[-1].write_text(_device(text, numbers, note, files), encoding="utf-8", newline="\n")
+        written[-1].write_text(_device(text, constants, note, files), encoding="utf-8", newline="\n")
     return written
 
 
