@@ -42,6 +42,7 @@ class Oracle:
     max_sequences: int = 256
     queue_limit: int | None = None
     static: bool = False
+    caps: list[tuple[float, float]] = field(default_factory=list)  # (from [s] on, watts), in order of time
     now: float = 0.0
     busy_s: float = 0.0
     joules: float = 0.0
@@ -134,15 +135,16 @@ class Oracle:
         decoding = [a for a in self.running if a.decoding]
         for ask in decoding:
             ask.held += 1
-        seconds, joules = self.price(decoding, chunks)
+        cap_w = ([self.cost.limit_w] + [watts for since_s, watts in self.caps if since_s <= self.now])[-1]
+        seconds, joules = self.price(decoding, chunks, cap_w)
         self.blocks_peak = max(self.blocks_peak, self.total - self.free())
         if chunks:
-            alone = self.price(decoding, []) if decoding else (0.0, 0.0)
+            alone = self.price(decoding, [], cap_w) if decoding else (0.0, 0.0)
             self.prefill_s += seconds - alone[0]
-            self.prefill_j += min(self.cost.limit_w * seconds, joules) - min(self.cost.limit_w * alone[0], alone[1])
+            self.prefill_j += joules - alone[1]
         self.now += seconds
         self.busy_s += seconds
-        self.joules += min(self.cost.limit_w * seconds, joules)
+        self.joules += joules
         self.iterations += 1
         for ask in decoding:
             self.gaps.append(seconds)
@@ -155,7 +157,17 @@ class Oracle:
                 ask.decoding = True
                 self.emit(ask)
 
-    def price(self, decoding: list[Ask], chunks: list[tuple[Ask, int, int]]) -> tuple[float, float]:
+    def price(self, decoding: list[Ask], chunks: list[tuple[Ask, int, int]], cap_w: float) -> tuple[float, float]:
+        """Seconds and joules of one step: what is demanded beyond the cap makes it longer."""
+        seconds, joules = self.uncapped(decoding, chunks)
+        demand = min(joules, self.cost.limit_w * seconds)
+        if demand <= cap_w * seconds:
+            return seconds, demand
+        slowing = self.cost.slowing(len(decoding) + sum(new for _, _, new in chunks))
+        seconds += slowing * (demand / cap_w - seconds)
+        return seconds, cap_w * seconds
+
+    def uncapped(self, decoding: list[Ask], chunks: list[tuple[Ask, int, int]]) -> tuple[float, float]:
         window = self.cost.limit or 10**18
         rows, context, limited = (
             len(decoding),

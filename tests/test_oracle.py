@@ -30,6 +30,7 @@ class Case:
     total: int
     per_sequence: int
     limits: Limits
+    caps: tuple[tuple[float, float], ...] = ()  # (from [s] on, watts)
 
 
 def serve(case: Case, cost: StepCost, until: float = inf) -> tuple[list[Request], Replica]:
@@ -60,6 +61,12 @@ def serve(case: Case, cost: StepCost, until: float = inf) -> tuple[list[Request]
             replica.submit(request)
             replica.scheduler.check()
 
+    def caps():
+        for since_s, watts in case.caps:
+            yield env.timeout(since_s - env.now)
+            replica.cap(watts)
+
+    env.process(caps())
     env.process(arrivals())
     while env.peek() < min(until, inf):
         env.step()
@@ -83,6 +90,7 @@ def compare(case: Case, cost: StepCost) -> Oracle:
         limits.max_sequences,
         limits.queue_limit,
         limits.static,
+        list(case.caps),
     )
     oracle.run(case.asks)
     requests, replica = serve(case, cost)
@@ -186,6 +194,20 @@ def test_engine_is_the_oracle(name: str, case: Case) -> None:
     """Hundreds of random replicas: idle, busy, thrashing; with queues, timeouts, static batches, shared prefixes, windows, power
     limits, devices that share the model in every way, and steps too large for a graph."""
     compare(case, COSTS[name])
+
+
+@pytest.mark.parametrize("name", ["dense", "windowed", "power limit binds now and then", "stages", "eager"])
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), shares=st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.3, 1.0)), min_size=1, max_size=5))
+def test_engine_is_the_oracle_while_power_caps_change(
+    name: str, case: Case, shares: list[tuple[float, float]]
+) -> None:
+    """Caps come and go in the middle of runs of steps, some above what is drawn, some far below."""
+    cost = COSTS[name]
+    end_s = compare(deepcopy(case), cost).now
+    times = sorted({share * end_s for share, _ in shares})
+    case.caps = tuple((since_s, watts * cost.limit_w) for since_s, (_, watts) in zip(times, shares, strict=False))
+    compare(case, cost)
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("dense", 0), ("dense", 32), ("all at once, windowed", 32)])

@@ -1,73 +1,101 @@
-"""Energy of runs and of rest: the closed forms are the naive sums."""
+"""Energy of steps under a cap, and of rest: straight lines are the naive steps."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfleet.hardware.power import idle_j, run_energy
+from simfleet.hardware.power import Steps, governed, idle_j
 
 first = st.floats(1e-6, 10.0)
 rise = st.floats(0.0, 1.0)
 counts = st.integers(1, 400)
+watts = st.floats(1e-3, 1e3)
+shares = st.floats(0.0, 1.0)
 
 
-def naive(t_first: float, t_slope: float, e_first: float, e_slope: float, steps: int, limit_w: float) -> float:
-    return sum(min(limit_w * (t_first + t_slope * j), e_first + e_slope * j) for j in range(steps))
+def naive(free: Steps, limit_w: float, cap_w: float, slowing: float) -> list[tuple[float, float]]:
+    """Seconds and joules, step by step."""
+    steps = []
+    for j in range(free.steps):
+        seconds = free.first_s + free.next_s * j
+        demand = min(free.first_j + free.next_j * j, limit_w * seconds)
+        if demand > cap_w * seconds:
+            seconds += slowing * (demand / cap_w - seconds)
+            demand = cap_w * seconds
+        steps.append((seconds, demand))
+    return steps
 
 
-@given(first, rise, first, rise, counts, st.floats(1e-3, 1e3))
-def test_run_is_the_sum_of_its_steps(
-    t_first: float, t_slope: float, e_first: float, e_slope: float, steps: int, limit_w: float
+def pieces(free: Steps, limit_w: float, cap_w: float, slowing: float) -> list[Steps]:
+    """All of `free`, one straight line after another."""
+    found = []
+    while free.steps:
+        found.append(governed(free, limit_w, cap_w, slowing))
+        done = found[-1].steps
+        free = Steps(
+            free.first_s + done * free.next_s, free.next_s, free.first_j + done * free.next_j, free.next_j,
+            free.steps - done,
+        )  # fmt: skip
+    return found
+
+
+@given(first, rise, first, rise, counts, watts, shares, shares)
+def test_lines_are_the_steps(
+    t: float, t_next: float, e: float, e_next: float, steps: int, limit_w: float, share: float, slowing: float
 ) -> None:
-    args = (t_first, t_slope, e_first, e_slope, steps, limit_w)
-    assert run_energy(*args) == pytest.approx(naive(*args), rel=1e-12)
+    free, cap_w = Steps(t, t_next, e, e_next, steps), limit_w * max(share, 0.1)
+    lines = pieces(free, limit_w, cap_w, slowing)
+    got = [
+        (line.first_s + line.next_s * j, line.first_j + line.next_j * j) for line in lines for j in range(line.steps)
+    ]
+    wanted = naive(free, limit_w, cap_w, slowing)
+    assert [s for s, _ in got] == pytest.approx([s for s, _ in wanted], rel=1e-9)
+    assert [j for _, j in got] == pytest.approx([j for _, j in wanted], rel=1e-9)
+    assert len(lines) <= 3  # which bound holds changes at most twice
 
 
 @given(st.integers(2, 300), st.integers(-5, 305), st.sampled_from([-1.0, 1.0]))
-def test_limit_that_binds_from_a_whole_step_on(steps: int, at: int, sign: float) -> None:
-    """Watts cross the limit of 100 W exactly at step `at`, upwards or downwards: no step is lost or counted twice."""
-    t_first, t_slope = 1.0, 0.001
-    args = (t_first, t_slope, 100 * t_first - sign * at * 0.05, 100 * t_slope + sign * 0.05, steps, 100.0)
-    assert run_energy(*args) == pytest.approx(naive(*args), rel=1e-12)
+def test_a_cap_that_binds_from_a_whole_step_on(steps: int, at: int, sign: float) -> None:
+    """Watts cross the cap of 100 W exactly at step `at`, upwards or downwards: no step is lost or counted twice."""
+    t, t_next = 1.0, 0.001
+    free = Steps(t, t_next, 100 * t - sign * at * 0.05, 100 * t_next + sign * 0.05, steps)
+    lines = pieces(free, 500.0, 100.0, 0.5)
+    assert sum(line.steps for line in lines) == steps
+    total = sum(line.steps * (line.first_j + line.next_j * (line.steps - 1) / 2) for line in lines)
+    assert total == pytest.approx(sum(j for _, j in naive(free, 500.0, 100.0, 0.5)), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("limit_w", "joules"),
+    ("cap_w", "wanted"),
     [
-        (10.0, 10.0 * (1 + 2 + 3 + 4)),  # always binds
-        (1e6, 130.0 + 140.0 + 150.0 + 160.0),  # never
-        (60.0, 60.0 + 120.0 + 150.0 + 160.0),  # binds in the first two of 130, 140, 150, 160 J over 1, 2, 3, 4 s
+        (100.0, Steps(1.0, 0.0, 60.0, 0.0, 9)),  # drawn: 60 W
+        (50.0, Steps(1.1, 0.0, 55.0, 0.0, 9)),  # 60 W into 50 W: 1 + 0.5 * (60/50 - 1) s
+        (30.0, Steps(1.5, 0.0, 45.0, 0.0, 9)),  # half the watts, half as fast again, three quarters of the joules
     ],
 )
-def test_by_hand(limit_w: float, joules: float) -> None:
-    assert run_energy(1.0, 1.0, 130.0, 10.0, 4, limit_w) == pytest.approx(joules, rel=1e-14)
+def test_by_hand(cap_w: float, wanted: Steps) -> None:
+    assert governed(Steps(1.0, 0.0, 60.0, 0.0, 9), 100.0, cap_w, 0.5) == pytest.approx(wanted)
 
 
-def test_one_step() -> None:
-    assert run_energy(2.0, 0.5, 30.0, 7.0, 1, 10.0) == 20.0
-    assert run_energy(2.0, 0.5, 30.0, 7.0, 1, 100.0) == 30.0
+def test_the_devices_own_limit_costs_no_time() -> None:
+    """Times were measured under it; a cap counts from what it lets through."""
+    steps = Steps(1.0, 0.0, 150.0, 0.0, 3)
+    assert governed(steps, 100.0, 100.0, 0.5) == Steps(1.0, 0.0, 100.0, 0.0, 3)
+    assert governed(steps, 100.0, 80.0, 0.5) == pytest.approx(Steps(1.125, 0.0, 90.0, 0.0, 3))
 
 
-@given(first, rise, first, rise, counts, counts, st.floats(1e-3, 1e3))
-def test_a_run_cut_in_two_costs_the_same(
-    t_first: float, t_slope: float, e_first: float, e_slope: float, before: int, after: int, limit_w: float
+@given(first, first, watts, shares, shares, shares)
+def test_a_lower_cap_never_speeds_up_and_never_costs_more(
+    t: float, e: float, limit_w: float, high: float, low: float, slowing: float
 ) -> None:
-    whole = run_energy(t_first, t_slope, e_first, e_slope, before + after, limit_w)
-    head = run_energy(t_first, t_slope, e_first, e_slope, before, limit_w)
-    tail = run_energy(t_first + before * t_slope, t_slope, e_first + before * e_slope, e_slope, after, limit_w)
-    assert whole == pytest.approx(head + tail, rel=1e-12)
-
-
-@given(first, rise, first, rise, counts, st.floats(1e-3, 1e3), st.floats(1.0, 3.0))
-def test_a_higher_limit_never_saves(
-    t_first: float, t_slope: float, e_first: float, e_slope: float, steps: int, limit_w: float, more: float
-) -> None:
-    low, high = (run_energy(t_first, t_slope, e_first, e_slope, steps, watts) for watts in (limit_w, limit_w * more))
-    assert low <= high * (1 + 1e-12)
+    high = max(high, 0.1)
+    caps = (limit_w * high, limit_w * high * max(low, 0.1))
+    faster, slower = (governed(Steps(t, 0.0, e, 0.0, 1), limit_w, cap_w, slowing) for cap_w in caps)
+    assert slower.first_s >= faster.first_s * (1 - 1e-12)
+    assert slower.first_j <= faster.first_j * (1 + 1e-12)
 
 
 def test_rest_is_gap_then_idle() -> None:
-    assert idle_j(130.0, 70.0, 1.0, 0.0) == 0.0
-    assert idle_j(130.0, 70.0, 1.0, 0.25) == pytest.approx(32.5)
-    assert idle_j(130.0, 70.0, 1.0, 1.0) == pytest.approx(130.0)
-    assert idle_j(130.0, 70.0, 1.0, 11.0) == pytest.approx(130.0 + 700.0)
+    assert idle_j(100.0, 20.0, 1.0, 0.5) == 50.0
+    assert idle_j(100.0, 20.0, 1.0, 4.0) == 160.0
+    assert idle_j(100.0, 20.0, 1.0, 0.0) == 0.0

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from simfleet.hardware.operators import Parallel, Precisions, Shard, Transfer
+from simfleet.hardware.power import Steps, governed
 from simfleet.hardware.profile import Profile
 from simfleet.hardware.roofline import COMPUTE, MEMORY, Operator
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
@@ -24,6 +25,12 @@ Cost = tuple[float, float]
 """Seconds and joules."""
 Reach = tuple[float, float, float]
 """Of prompt chunks: query-key pairs, keys, and keys of the longest."""
+
+
+SLOWING = 0.62
+"""A step bound by arithmetic takes so much longer per second of power beyond a cap [17 pairs of H200 runs, docs/energy.md]."""
+MEMORY_CLOCKED = 0.2
+"""Share of reading from memory that the clock of the arithmetic slows [docs/energy.md]."""
 
 
 class HostConstants(NamedTuple):
@@ -71,7 +78,7 @@ def step_cost(
 
 
 class StepCost:
-    """One replica's step; joules are of all its devices, before the power limit: the engine takes min(limit_w * t, joules).
+    """One replica's step; joules are of all its devices, before the power limit: see `governed`.
 
     Tokens, rows and contexts are counts. `limit` is the model's attention window or top-k, None where every layer sees all. With pipeline
     stages a step is as many micro-batches as there are stages, or rows: each passes all stages, and another one is in every stage.
@@ -113,6 +120,7 @@ class StepCost:
         self._trunks: dict[int, Cost] = {}
         self._heads: dict[int, Cost] = {}
         self._fixed: dict[int, Cost] = {}
+        self._slowings: dict[int, float] = {}
 
     # -- what the engine asks ------------------------------------------------------------------------------------------
 
@@ -151,6 +159,27 @@ class StepCost:
                 if late > 0.0:
                     return seconds + late, joules + self.gap_w * late
         return seconds, joules
+
+    def governed(self, tokens: int, free: Steps, cap_w: float) -> Steps:
+        """Steps of `tokens` tokens each where all devices together may draw `cap_w` [W]: see `power.governed`."""
+        return governed(free, self.limit_w, cap_w, self.slowing(tokens) if cap_w < self.limit_w else 0.0)
+
+    def slowing(self, tokens: int) -> float:
+        """How much longer a step of `tokens` tokens takes, per second of power beyond a cap [1]: docs/physics.md.
+
+        The clock slows arithmetic in full, reading from memory in part, and the host not at all; shares are those of the products,
+        whatever the context.
+        """
+        found = self._slowings.get(tokens)
+        if found is None:
+            seconds = {MEMORY: 0.0, COMPUTE: 0.0}
+            for operator in self._shard.trunk(self._share(tokens)):
+                for resource, part in operator.by_resource().items():
+                    seconds[resource] = seconds.get(resource, 0.0) + part
+            whole = sum(seconds.values()) + self._host.host_s
+            found = SLOWING * (seconds[COMPUTE] + MEMORY_CLOCKED * seconds[MEMORY]) / whole
+            self._slowings[tokens] = found
+        return found
 
     def explain(self, rows: int, context: int, prompt: int = 0) -> list[Operator]:
         """Operators of a step, layers of one shape summed: `rows` decodes of `context` tokens each and a whole prompt of `prompt` tokens.

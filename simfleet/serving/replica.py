@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from simpy import Environment, Event, Timeout
 
-from simfleet.hardware.power import run_energy
+from simfleet.hardware.power import Steps
 from simfleet.hardware.step import attended, attended_limited, keys_limited
 from simfleet.records import Status
 from simfleet.serving.batching import NOTHING, Request, Scheduler
@@ -47,6 +47,7 @@ class Replica:
         "_start_s",
         "_steps",
         "_time",
+        "cap_w",
         "env",
         "meter",
         "number",
@@ -66,13 +67,14 @@ class Replica:
         self.pool = 0
         self.number = 0
         self.outstanding = 0  # routed here and not ended: kept by the router
+        self.cap_w = meter.cost.limit_w  # of all devices together
         self._cost = meter.cost
         self._ended = ended
         self._armed: Event | None = None  # None: at rest
         self._start_s = env.now
         self._steps = 0
         self._time: Line = (0.0, 0.0)
-        self._energy: Line = (0.0, 0.0)  # before the power limit
+        self._energy: Line = (0.0, 0.0)
         self._decodes = (0.0, 0.0)  # seconds and joules of a mixed step's decodes alone
 
     def submit(self, request: Request) -> None:
@@ -92,6 +94,12 @@ class Replica:
             elif self._steps > 1:
                 joins = scheduler.waiting == 1 and scheduler.has_seat
                 self._cut(self.env.now if joins else request.deadline_s)
+
+    def cap(self, watts: float) -> None:
+        """From the next step on all devices together may draw `watts`."""
+        self.cap_w = watts
+        if self._armed is not None and self._steps > 1:
+            self._cut(self.env.now)
 
     def _rouse(self) -> None:
         """From rest: plan once all that arrives at this instant has arrived."""
@@ -170,9 +178,16 @@ class Replica:
         rows, growing = len(batch.rows), batch.growing
         t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)
         context, limited = batch.context + rows, batch.limited + growing
-        self._time = (t0 + t_ctx * context + t_lim * limited, t_ctx * rows + t_lim * growing)
-        self._energy = (e0 + e_ctx * context + e_lim * limited, e_ctx * rows + e_lim * growing)
+        first_s, next_s = t0 + t_ctx * context + t_lim * limited, t_ctx * rows + t_lim * growing
+        first_j, next_j = e0 + e_ctx * context + e_lim * limited, e_ctx * rows + e_lim * growing
         steps = kv.steps_that_fit(batch.step, batch.run_length(), rows)
+        cap_w = self.cap_w
+        over, grows = first_j - cap_w * first_s, next_j - cap_w * next_s
+        if over > 0.0 or over + grows * steps > 0.0:
+            first_s, next_s, first_j, next_j, steps = self._cost.governed(
+                rows, Steps(first_s, next_s, first_j, next_j, steps), cap_w
+            )
+        self._time, self._energy = (first_s, next_s), (first_j, next_j)
         if self.scheduler.deadlines:
             left_s = self.scheduler.deadlines[0][0] - self._start_s
             if left_s < self._elapsed(steps):
@@ -201,12 +216,21 @@ class Replica:
         seconds, joules = self._cost.mixed(
             tokens, sampled, rows, context, limited, pairs, keys, longest, pairs_limited, keys_seen, longest_seen
         )
+        seconds, joules = self._capped(tokens, seconds, joules)
         self._time, self._energy, self._decodes = (seconds, 0.0), (joules, 0.0), (0.0, 0.0)
         if rows:
             t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)
-            self._decodes = (t0 + t_ctx * context + t_lim * limited, e0 + e_ctx * context + e_lim * limited)
+            alone_s, alone_j = t0 + t_ctx * context + t_lim * limited, e0 + e_ctx * context + e_lim * limited
+            self._decodes = self._capped(rows, alone_s, alone_j)
         self._steps = 1
         self._sleep(seconds)
+
+    def _capped(self, tokens: int, seconds: float, joules: float) -> tuple[float, float]:
+        """Seconds and joules of one step under the power cap."""
+        if joules <= self.cap_w * seconds:
+            return seconds, joules
+        step = self._cost.governed(tokens, Steps(seconds, 0.0, joules, 0.0, 1), self.cap_w)
+        return step.first_s, step.first_j
 
     def _apply(self, steps: int) -> None:
         """`steps` steps of the run are over: book them, then let their tokens out."""
@@ -217,7 +241,7 @@ class Replica:
             joules = self._share_mixed(1.0)
             scheduler.chunks = []
         else:
-            joules = run_energy(first, slope, *self._energy, steps, self._cost.limit_w)
+            joules = steps * (self._energy[0] + self._energy[1] * (steps - 1) / 2)
             batch.charge(seconds * self._cost.devices, joules)
         grown = kv.grow(batch.step, steps, rows) if rows else 0
         scheduler.stalls[scheduler.short_of] += steps
@@ -241,9 +265,8 @@ class Replica:
 
         Return the joules of that part.
         """
-        scheduler, limit_w, devices = self.scheduler, self._cost.limit_w, self._cost.devices
-        seconds, joules = self._time[0], min(limit_w * self._time[0], self._energy[0])
-        decode_s, decode_j = self._decodes[0], min(limit_w * self._decodes[0], self._decodes[1])
+        scheduler, devices = self.scheduler, self._cost.devices
+        seconds, joules, (decode_s, decode_j) = self._time[0], self._energy[0], self._decodes
         if decode_s:
             scheduler.batch.charge(decode_s * part * devices, decode_j * part)
         tokens = sum([new for _, _, new in scheduler.chunks])
@@ -288,7 +311,7 @@ class Replica:
             return Snapshot(running, scheduler.waiting, held, 0, 0.0)
         done = self._steps_done(passed)
         grown = kv.growth(scheduler.batch.step, done, rows) if rows and done else 0
-        joules = passed / self._elapsed(steps) * run_energy(*self._time, *self._energy, steps, self._cost.limit_w)
+        joules = passed / self._elapsed(steps) * steps * (self._energy[0] + self._energy[1] * (steps - 1) / 2)
         return Snapshot(running, scheduler.waiting, held + grown, done * rows, joules)
 
     def close(self) -> None:
@@ -318,7 +341,7 @@ class Replica:
         if self.scheduler.chunks:
             booked_j = self._share_mixed(left_s / seconds)
         else:
-            booked_j = min(self._cost.limit_w * seconds, joules) * left_s / seconds
+            booked_j = joules * left_s / seconds
             batch.charge(left_s * self._cost.devices, booked_j)
         self.meter.active_j += booked_j
         self.meter.notes.append((self._start_s, left_s, 0, 0, seconds, 0.0, 0, kv.free, 0))
