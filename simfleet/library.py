@@ -19,6 +19,7 @@ KINDS = {
     "models": "model",
     "engines": "engine",
     "sites": "site",
+    "cooling": "cooling preset",
     "workloads": "workload preset",
     "scenarios": "scenario",
 }
@@ -33,6 +34,7 @@ TELLTALES = {
     "models": ("layers",),
     "engines": ("release",),
     "sites": ("carbon_intensity", "electricity_price"),
+    "cooling": ("mechanical",),
     "workloads": ("arrival", "week"),
     "scenarios": ("pools",),
 }

@@ -74,6 +74,7 @@ def timeline_table() -> Table:
             ("waiting", "I", "<u4"),
             ("kv_occupancy", "d", "<f8"),
             ("accelerator_w", "d", "<f8"),
+            ("facility_w", "d", "<f8"),
             ("output_tok_s", "d", "<f8"),
         )
     )
@@ -94,6 +95,14 @@ class Account:
     prefill_j: float = 0.0
     decode_j: float = 0.0
     too_long: int = 0  # requests beyond the longest context that the model was made for
+    prompts: int = 0  # computed to the end, the first time
+    cached_tokens: int = 0  # of their input tokens, those found in the prefix cache
+
+    def prompt(self, tokens: int, cached: int) -> None:
+        """A prompt of `tokens` tokens is computed to the end, for the first time; `cached` of them were in KV memory already."""
+        self.prompts += 1
+        self.input_tokens += tokens
+        self.cached_tokens += cached
 
     @property
     def arrived(self) -> int:
@@ -120,6 +129,8 @@ class PoolLedger:
     grams_co2e: float
     litres_water: float
     electricity_usd: float
+    demand_usd: float
+    off_s: float
     kv_blocks: int
     kv_mean: float
     kv_peak: float

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 from simfleet.records import Status, request_table
 from simfleet.report import plots, summary
 from simfleet.report.metrics import summarise
-from simfleet.report.shares import BOUNDARIES
+from simfleet.report.shares import BOUNDARIES, per_request
 from simfleet.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+USED = ("facility_j", "usd", "grams_co2e")
+"""What of `per_request` stands in the table of requests."""
 
 
 class Plots:
@@ -43,7 +47,8 @@ class Result:
     @property
     def requests(self) -> "pd.DataFrame":
         """One row per request, in order of arrival: names of stream, class, pool and status, times [s], output tokens, and, unless
-        `simulate(..., requests=False)`, replica, input tokens, preemptions, device-seconds and joules.
+        `simulate(..., requests=False)`, replica, input tokens, preemptions, device-seconds and joules, and its part of what its pool
+        took: joules at the meter, dollars, grams of CO2e.
 
         Asking for one of these that was not kept raises KeyError saying so.
         """  # fmt: skip
@@ -58,8 +63,13 @@ class Result:
         table["pool"] = _names(rows["pool"], run.pools)
         table["status"] = _names(rows["status"], [status.name.lower() for status in Status])
         table["tpot_s"] = run.tpot_s
+        if "energy_j" in table:
+            used = per_request(run)
+            for name in USED:
+                table[name] = used[name]
         table.index.name = "request"
-        missing = [name for name in request_table(detail=True).array().dtype.names or () if name not in table]
+        kept = [*(request_table(detail=True).array().dtype.names or ()), *USED]
+        missing = [name for name in kept if name not in table]
         return _without(table, missing) if missing else table
 
     @property

@@ -1,6 +1,7 @@
 """What the user writes: one frozen Scenario, checked as a whole before anything runs."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -15,11 +16,14 @@ from pydantic import (
 )
 
 from simfleet.document import Document, Location, Mark, Problem, SpecError, did_you_mean, overlay, override, read
+from simfleet.facility.caps import Caps
 from simfleet.facility.cost import AnyCost, Rent
 from simfleet.facility.site import Site
+from simfleet.hardware.power import REST_S, State
 from simfleet.hardware.profile import Precision, Profile
 from simfleet.hardware.step import HostConstants, Parallel, Precisions, StepCost, step_cost
 from simfleet.library import Library
+from simfleet.series import Series
 from simfleet.serving.engine import (
     DEFAULT_ENGINE,
     AnyEngine,
@@ -30,8 +34,9 @@ from simfleet.serving.engine import (
     sequence_blocks,
 )
 from simfleet.serving.routing import AnyRouting, RoundRobin
+from simfleet.signals import Signal
 from simfleet.spec import Named, Spec, build, default_kind, refusal
-from simfleet.units import PositiveSeconds, Seconds
+from simfleet.units import PositiveSeconds, Seconds, Watts
 from simfleet.workload.models import Model
 from simfleet.workload.streams import Stream, Workload
 
@@ -60,6 +65,23 @@ class PoolPrecision(Spec):
     activations: Precision = "bf16"
 
 
+class Sleep(Spec):
+    """A replica's devices asleep: they draw little, and need time to be back."""
+
+    after: PositiveSeconds = Field(description="Seconds without work")
+    draw: Watts = Field(description="Per device")
+    wake: Seconds = Field(
+        description="From the next request until the first step; devices are awake, but do not compute"
+    )
+
+
+class Off(Spec):
+    """A replica switched off, and its share of the server with it: nothing is drawn, and starting takes long."""
+
+    after: PositiveSeconds = Field(description="Seconds without work")
+    wake: Seconds = Field(description="From the next request until the first step: start, weights into memory, engine")
+
+
 class Pool(Spec):
     """Equal replicas of one model on one kind of device, at one site."""
 
@@ -78,6 +100,14 @@ class Pool(Spec):
         1, ge=1, description="Groups that each keep their own sequences' attention; experts are shared"
     )
     cost: Annotated[AnyCost, default_kind("rent")] = Rent()
+    power_cap: Annotated[Signal, Series("watts")] | None = Field(
+        None, description="Most that one device may draw, below its own limit"
+    )
+    power_limit: Annotated[Signal, Series("watts")] | None = Field(
+        None, description="Most that the pool's servers may draw at the wall; shared out as caps of its devices"
+    )
+    sleep: Sleep | None = Field(None, description="What a replica's devices fall into after a while without work")
+    off: Off | None = Field(None, description="When a replica and its share of the server are switched off")
 
     @model_validator(mode="before")
     @classmethod
@@ -126,6 +156,11 @@ class Pool(Spec):
         )  # fmt: skip
         return step_cost(self.network, self.profile, host, self.parallel, self.precision)
 
+    def resting_states(self) -> list[State]:
+        """What a replica falls into without work, in order, watts of all its devices."""
+        states = [State(rest.after, rest.draw * self.parallel.devices, rest.wake) for rest in (self.sleep,) if rest]
+        return states + [State(rest.after, 0.0, rest.wake, off=True) for rest in (self.off,) if rest]
+
     def kv_blocks(self) -> int:
         """KV blocks of one replica; below 1 the model does not fit."""
         return kv_blocks(self.network, self.profile, self.engine, self.parallel, self.precision)
@@ -141,10 +176,24 @@ class Pool(Spec):
         if self.engine.token_budget < self.engine.max_sequences:
             wanted = f"expected at least max_sequences ({self.engine.max_sequences})"
             yield ("engine", "token_budget"), f"{wanted}, got {self.engine.token_budget}"
+        yield from _rest(self)
         try:
             self.cost.check(self.profile)
         except ValueError as error:
             yield ("cost",), str(error)
+
+
+def _rest(pool: Pool) -> Iterator[Complaint]:
+    """Whether the states without work come one after the other, each drawing less."""
+    idle_w = pool.profile.power.idle.value
+    if pool.sleep is not None and pool.sleep.draw > idle_w:
+        wanted = f"expected at most {idle_w:g} W, what `{pool.profile.name}` draws idle"
+        yield ("sleep", "draw"), f"{wanted}, got {pool.sleep.draw:g} W"
+    if pool.sleep is not None and pool.off is not None and pool.off.after <= pool.sleep.after:
+        yield ("off", "after"), f"expected more than sleep.after ({pool.sleep.after:g} s), got {pool.off.after:g} s"
+    for key, rest in (("sleep", pool.sleep), ("off", pool.off)):
+        if rest is not None and rest.after < REST_S:
+            yield (key, "after"), f"expected at least {REST_S:g} s, when the clocks fall, got {rest.after:g} s"
 
 
 def _parallel(pool: Pool) -> list[Complaint]:
@@ -279,6 +328,7 @@ class Scenario(Spec):
     @model_validator(mode="after")
     def _together(self) -> Self:
         complaints = [*self._pool_complaints(), *self._stream_complaints()]
+        complaints += [] if complaints else self._power_complaints()
         if self.horizon is not None and self.warmup >= self.horizon:
             complaints.append(
                 (("warmup",), f"expected less than the horizon ({self.horizon:g} s), got {self.warmup:g} s")
@@ -294,6 +344,24 @@ class Scenario(Spec):
                 yield ("pools", name, "site"), what + did_you_mean(pool.site, self.sites)
             for location, message in pool.complaints():
                 yield ("pools", name, *location), message
+
+    def _power_complaints(self) -> Iterator[Complaint]:
+        """Whether every limit leaves each device what it draws awake and without work, and files reach to the end of the arrivals."""
+        end_s = inf if self.horizon is None else self.horizon
+        for name, site in self.sites.items():
+            if site.known_until_s < end_s < inf:
+                yield (
+                    ("sites", name),
+                    f"a file ends after {site.known_until_s:g} s, before the horizon of {end_s:g} s: give `repeat`, or more rows",
+                )
+        caps, seen = Caps(self.pools, self.sites), set()
+        for time_s in caps.times(end_s):
+            for name, pool in self.pools.items():
+                least_w = pool.profile.power.gap.value
+                for bound in caps.bounds(name, time_s):
+                    if bound.watts < least_w and bound.path not in seen:
+                        seen.add(bound.path)
+                        yield bound.path, _too_little(pool, bound.watts, least_w, time_s)
 
     def _stream_complaints(self) -> Iterator[Complaint]:
         served = {pool.network.name: None for pool in self.pools.values()}
@@ -332,6 +400,14 @@ class Scenario(Spec):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return built, (self._document, self._library)
+
+
+def _too_little(pool: Pool, watts: float, least_w: float, time_s: float) -> str:
+    when = f" at {time_s:g} s" if time_s else ""
+    return (
+        f"leaves {max(watts, 0.0):.0f} W per `{pool.profile.name}`{when}: "
+        f"expected at least the {least_w:g} W that it draws awake without work"
+    )
 
 
 def built(document: Document, library: Library) -> Scenario:

@@ -36,12 +36,15 @@ class Signal:
         self.left: Floats = np.asarray(left, dtype=float)
         self.right: Floats = np.asarray(right, dtype=float)
         self.period_s = period_s
+        self.known_until_s = inf  # beyond it nothing was said [s]
         widths = np.diff(self.times_s)
         if not len(widths) or not (len(widths) == len(self.left) == len(self.right)) or not (widths > 0).all():
             raise ValueError("expected increasing times, one more than there are pieces, and two values for each piece")
         if period_s is not None and (self.times_s[0] != 0.0 or self.times_s[-1] != period_s):
             raise ValueError(f"expected knots from 0 to the period of {period_s:g} s")
         self._slope = (self.right - self.left) / widths
+        self.low = float(min(self.left.min(), self.right.min()))
+        self.high = float(max(self.left.max(), self.right.max()))
         self._areas = np.insert(np.cumsum(widths * (self.left + self.right) / 2), 0, 0.0)
 
     @classmethod
@@ -70,8 +73,36 @@ class Signal:
             knots, levels = np.append(knots, period_s), np.append(levels, levels[-1])
         return cls(knots, levels[:-1], levels[1:], period_s)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Signal) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[object, ...]:
+        return (self.period_s, *(tuple(part.tolist()) for part in (self.times_s, self.left, self.right)))
+
+    def plain(self) -> float | dict[str, object]:
+        """Plain data: the value where it never changes."""
+        if self.is_constant:
+            return self.low
+        names = ("period_s", "times_s", "left", "right")
+        return dict(zip(names, self._values(), strict=True))
+
+    def __repr__(self) -> str:
+        if self.is_constant:
+            return f"Signal({self.left[0]:g})"
+        return f"<Signal of {len(self.left)} pieces, {self.low:g} to {self.high:g}>"
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it never changes."""
+        return self.low == self.high
+
     def at(self, t_s: float) -> float:
         """The value at `t_s` [s]; at a jump, the value after it."""
+        if self.low == self.high:
+            return self.low
         return float(self._at(np.array([t_s]))[0][0])
 
     def integral(self, t0_s: float, t1_s: float) -> float:
@@ -111,6 +142,18 @@ class Signal:
             tail = float(self.right[-1])
             times_s[beyond] = self.times_s[-1] + (areas[beyond] - self._areas[-1]) / tail if tail > 0 else inf
         return times_s
+
+    def next_change(self, t_s: float) -> float:
+        """The first time after `t_s` at which the signal may change its value or slope [s]; inf if none."""
+        if self.is_constant:
+            return inf
+        starts = self.times_s[:-1]
+        if self.period_s is None:
+            later = starts[starts > t_s]
+            return float(later[0]) if len(later) else inf
+        first = t_s // self.period_s
+        times_s = ((first + np.arange(3))[:, None] * self.period_s + starts).ravel()
+        return float(times_s[times_s > t_s][0])
 
     def knots(self, t0_s: float, t1_s: float) -> Floats:
         """All knots between two times, repetitions included [s]."""
@@ -212,10 +255,10 @@ class Clock:
         return self._start_s >= self._limit_s or given_up
 
 
-def read_points(path: Path, column: str) -> tuple[Floats, Floats]:
+def read_points(path: Path, column: str, low: float = 0.0) -> tuple[Floats, Floats]:
     """Times [s] and values from the columns `time_s` and `column` of a CSV file with a header.
 
-    Raises ValueError naming file, row and column for a missing column, a value that is no finite number of at least 0, a time
+    Raises ValueError naming file, row and column for a missing column, a value that is no finite number of at least `low`, a time
     that does not rise from 0, and for fewer than two rows; OSError for a file that cannot be read.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -226,7 +269,8 @@ def read_points(path: Path, column: str) -> tuple[Floats, Floats]:
                     f"`{path.name}`: expected a column `{name}`, got {', '.join(reader.fieldnames or ()) or 'none'}"
                 )
         rows = [
-            [_number(path, number, row, name) for name in ("time_s", column)] for number, row in enumerate(reader, 2)
+            [_number(path, number, row, name, least) for name, least in (("time_s", 0.0), (column, low))]
+            for number, row in enumerate(reader, 2)
         ]
     if len(rows) < 2 or rows[0][0] != 0:
         raise ValueError(f"`{path.name}`, row 2, column `time_s`: expected at least two rows, from time 0 on")
@@ -239,13 +283,12 @@ def read_points(path: Path, column: str) -> tuple[Floats, Floats]:
     return times_s, values
 
 
-def _number(path: Path, number: int, row: dict[str, Any], name: str) -> float:
+def _number(path: Path, number: int, row: dict[str, Any], name: str, low: float) -> float:
     try:
         value = float(row[name])
     except (TypeError, ValueError):
         value = inf
-    if not isfinite(value) or value < 0:
-        raise ValueError(
-            f"`{path.name}`, row {number}, column `{name}`: expected a number of at least 0, got `{row[name]}`"
-        )
+    if not isfinite(value) or value < low:
+        wanted = "a number" if low == -inf else f"a number of at least {low:g}"
+        raise ValueError(f"`{path.name}`, row {number}, column `{name}`: expected {wanted}, got `{row[name]}`")
     return value

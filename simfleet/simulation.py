@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from simpy import Environment, Event
 
-from simfleet.facility.site import node_j, rated_w, servers_of
+from simfleet.facility.caps import Caps
+from simfleet.metering import Bill, Metering
 from simfleet.records import Account, PoolLedger, Records, Status, request_table, timeline_table
 from simfleet.result import Result
 from simfleet.run import Run
@@ -41,12 +42,16 @@ def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress:
     records = Records(request_table(detail=requests), timeline_table())
     streams = Streams(seed)
     fleet = build(env, scenario, streams, records, requests)
+    env.process(_power_caps(fleet, scenario))
     start(fleet, scenario, streams)
-    timeline = Timeline(fleet, records, scenario.horizon, progress)
-    env.process(timeline.sample())
+    metering = Metering(fleet, scenario)
+    timeline = Timeline(fleet, metering, records, scenario.horizon, progress)
+    for process in (timeline.sample(), metering.watch()):
+        env.process(process)
     with _uncollected():
         env.run(until=_end(env, fleet, scenario))
     timeline.close()
+    metering.close(env.now)
     fleet.check()
     records.duration_s = env.now
     records.pools = [
@@ -55,9 +60,10 @@ def simulate(scenario: Scenario, seed: int = 0, requests: bool = True, progress:
             name,
             replicas,
             [account for account in records.accounts if account.pool == replicas[0].pool],
+            bill,
             env.now,
         )
-        for name, replicas in zip(scenario.pools, fleet.pools, strict=True)
+        for name, replicas, bill in zip(scenario.pools, fleet.pools, metering.bills, strict=True)
     ]
     return Result(Run(scenario=scenario, seed=seed, records=records, version=version("simfleet")))
 
@@ -106,7 +112,7 @@ def _replicas(fleet: Fleet, pool: Pool, index: int, warmup_s: float) -> list[Rep
     engine, cost, blocks = pool.engine, pool.step_cost(), pool.kv_blocks()
     state = sequence_blocks(pool.network, engine, pool.parallel, pool.precision)
     limits = Limits(engine.token_budget, engine.max_sequences, engine.queue_limit, isinstance(engine, Static))
-    meter = Meter(cost, blocks, fleet.records.itl, warmup_s)
+    meter = Meter(cost, blocks, fleet.records.itl, warmup_s, pool.resting_states())
     replicas = []
     for number in range(pool.replicas):
         scheduler = Scheduler(BlockPool(blocks, engine.block_size, state), limits, cost.limit)
@@ -197,31 +203,42 @@ def _user(fleet: Fleet, lane: Lane, user: User, start_s: float) -> Generator[Eve
     fleet.close_source()
 
 
+def _power_caps(fleet: Fleet, scenario: Scenario) -> Generator[Event, None, None]:
+    """What devices may draw: a process that begins at once and goes on at every change."""
+    caps, now = Caps(scenario.pools, scenario.sites), 0.0
+    while now < inf:
+        for (name, pool), replicas in zip(scenario.pools.items(), fleet.pools, strict=True):
+            watts = caps.device_w(name, now) * pool.parallel.devices
+            for replica in replicas:
+                if replica.cap_w != watts:
+                    replica.cap(watts)
+        now = caps.next_change(now)
+        if now < inf:
+            yield fleet.env.timeout(max(now - fleet.env.now, 0.0))
+
+
 def _ledger(
-    scenario: Scenario, name: str, replicas: list[Replica], accounts: list[Account], duration_s: float
+    scenario: Scenario, name: str, replicas: list[Replica], accounts: list[Account], bill: Bill, duration_s: float
 ) -> PoolLedger:
     """What one pool did and drew, at all four boundaries."""
     pool = scenario.pools[name]
-    site = scenario.sites[pool.site]
     meter, schedulers = replicas[0].meter, [replica.scheduler for replica in replicas]
-    devices = pool.devices
-    accelerator_j = meter.active_j + meter.idle_j
-    at_node_j = node_j(pool.profile.server, accelerator_j, servers_of(pool.profile.server, devices), duration_s)
-    facility_j = site.facility_j(at_node_j, rated_w(pool.profile, devices), duration_s)
     total = schedulers[0].kv.total
     return PoolLedger(
         name=name,
         replicas=pool.replicas,
-        devices=devices,
+        devices=pool.devices,
         duration_s=duration_s,
         busy_device_s=(duration_s * len(replicas) - meter.rest_s) * pool.parallel.devices,
         active_j=meter.active_j,
-        accelerator_j=accelerator_j,
-        node_j=at_node_j,
-        facility_j=facility_j,
-        grams_co2e=site.grams_co2e(facility_j),
-        litres_water=site.litres(at_node_j),
-        electricity_usd=site.electricity_usd(facility_j),
+        accelerator_j=meter.active_j + meter.idle_j,
+        node_j=bill.node_j,
+        facility_j=bill.facility_j,
+        grams_co2e=bill.grams_co2e,
+        litres_water=bill.litres_water,
+        electricity_usd=bill.electricity_usd,
+        demand_usd=bill.demand_usd,
+        off_s=meter.off_s,
         kv_blocks=total,
         kv_mean=meter.block_s / (total * len(replicas) * duration_s) if duration_s else 0.0,
         kv_peak=meter.blocks_peak / total,

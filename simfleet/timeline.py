@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Generator
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
+from simfleet.metering import Metering
 from simfleet.records import Records
 from simfleet.serving.fleet import Fleet
-from simfleet.serving.replica import Replica
+from simfleet.serving.replica import Snapshot
 
 SAMPLES = 240
 """Points of the timeline: between this many and twice as many, whatever the length of the run."""
@@ -14,15 +15,25 @@ SAMPLES = 240
 Progress = Callable[[float], None]
 
 
+class Sample(NamedTuple):
+    """A pool at an instant, and what its site's meter has counted for it since the start [J]."""
+
+    pool: Snapshot
+    facility_j: float
+
+
 class Timeline:
     """Samples of every pool at even intervals; when there are too many, every other one goes and the interval doubles."""
 
-    def __init__(self, fleet: Fleet, records: Records, horizon_s: float | None, progress: Progress | None) -> None:
+    def __init__(
+        self, fleet: Fleet, metering: Metering, records: Records, horizon_s: float | None, progress: Progress | None
+    ) -> None:
         self._fleet = fleet
+        self._metering = metering
         self._table = records.timeline
         self._interval_s = horizon_s / SAMPLES if horizon_s else 0.25
         self._progress = progress
-        self._samples: list[tuple[float, list[list[float]]]] = []
+        self._samples: list[tuple[float, list[Sample]]] = []
 
     def sample(self) -> Generator[Any, None, None]:
         """A process that never ends by itself."""
@@ -35,17 +46,11 @@ class Timeline:
 
     def _take(self) -> None:
         now = self._fleet.env.now
-        sums = [self._totals(pool) for pool in self._fleet.pools]
-        self._samples.append((now, sums))
+        pools = self._metering.read(now)
+        counted = [bill.facility_j for bill in self._metering.bills]
+        self._samples.append((now, [Sample(*pair) for pair in zip(pools, counted, strict=True)]))
         if self._progress is not None:
             self._progress(now)
-
-    @staticmethod
-    def _totals(pool: list[Replica]) -> list[float]:
-        """Running, waiting, blocks held, tokens and joules since the start, of all replicas of a pool."""
-        levels = [sum(column) for column in zip(*(replica.snapshot() for replica in pool), strict=True)]
-        meter = pool[0].meter
-        return [*levels[:3], levels[3] + meter.output_tokens, levels[4] + meter.active_j + meter.idle_j]
 
     def close(self) -> None:
         """Close the fleet, and write the rows: levels at each instant, watts and tokens per second over the interval before it."""
@@ -55,10 +60,27 @@ class Timeline:
         now, levels = self._samples.pop()
         self._fleet.close()
         self._take()  # totals with everything booked, of which the levels are gone
-        self._samples[-1] = (now, [old[:3] + new[3:] for old, new in zip(levels, self._samples[-1][1], strict=True)])
+        ends = self._samples[-1][1]
+        kept = [
+            Sample(Snapshot(*old.pool[:3], *new.pool[3:]), new.facility_j)
+            for old, new in zip(levels, ends, strict=True)
+        ]
+        self._samples[-1] = (now, kept)
         blocks = [sum(replica.scheduler.kv.total for replica in pool) for pool in self._fleet.pools]
-        for (before_s, before), (now, sums) in pairwise(self._samples):
-            seconds = now - before_s
-            for pool, (old, new) in enumerate(zip(before, sums, strict=True)):
-                rates = [(new[i] - old[i]) / seconds if seconds else 0.0 for i in (4, 3)]
-                self._table.append((now, pool, int(new[0]), int(new[1]), new[2] / blocks[pool], *rates))
+        for (before_s, before), (now, samples) in pairwise(self._samples):
+            for number, (old, new) in enumerate(zip(before, samples, strict=True)):
+                rates = _rates(old, new, now - before_s)
+                level = new.pool
+                row = (now, number, int(level.running), int(level.waiting), level.blocks / blocks[number], *rates)
+                self._table.append(row)
+
+
+def _rates(old: Sample, new: Sample, seconds: float) -> tuple[float, float, float]:
+    """Watts of the devices and at the meter, and output tokens per second, in the time between two samples."""
+    if not seconds:
+        return 0.0, 0.0, 0.0
+    return (
+        (new.pool.joules - old.pool.joules) / seconds,
+        (new.facility_j - old.facility_j) / seconds,
+        (new.pool.output_tokens - old.pool.output_tokens) / seconds,
+    )

@@ -27,11 +27,12 @@ UNITS: dict[str, dict[str, float]] = {
     "joules": {"J": 1.0, "kJ": 1e3, "MJ": 1e6, "Wh": 3600.0, "kWh": 3.6e6, "MWh": 3.6e9},
     "joules per byte": {"pJ/B": 1e-12, "nJ/B": 1e-9, "J/B": 1.0},
     "joules per operation": {"pJ/FLOP": 1e-12, "nJ/FLOP": 1e-9, "J/FLOP": 1.0},
-    "joules per token": {"uJ/token": 1e-6, "mJ/token": 1e-3, "J/token": 1.0},
+    "joules per element": {"pJ/element": 1e-12, "nJ/element": 1e-9, "J/element": 1.0},
     "dollars": {"$": 1.0, "k$": 1e3, "M$": 1e6},
     "dollars per hour": {"$/h": 1.0, "$/d": 1 / 24},
     "dollars per joule": {"$/J": 1.0, "$/kWh": 1 / 3.6e6, "$/MWh": 1 / 3.6e9},
     "dollars per watt": {"$/W": 1.0, "$/kW": 1e-3, "$/MW": 1e-6},
+    "dollars per watt and month": {"$/W-month": 1.0, "$/kW-month": 1e-3, "$/MW-month": 1e-6},
     "grams per joule": {"g/J": 1.0, "g/kWh": 1 / 3.6e6, "kg/MWh": 1 / 3.6e6},
     "litres per joule": {"L/J": 1.0, "L/kWh": 1 / 3.6e6},
     "grams": {"g": 1.0, "kg": 1e3, "t": 1e6},
@@ -44,8 +45,8 @@ _QUANTITY = re.compile(
 _EXAMPLES = {
     "bytes": "80 GB", "bytes per second": "3.35 TB/s", "operations per second": "989 TFLOP/s", "seconds": "50 ms",
     "rate": "10 /s", "watts": "700 W", "joules": "5 kJ", "joules per byte": "80 pJ/B", "joules per operation": "1.04 pJ/FLOP",
-    "joules per token": "353 uJ/token", "dollars": "$25000", "dollars per hour": "$2.5/h", "dollars per joule": "0.08 $/kWh",
-    "dollars per watt": "12 $/W", "grams per joule": "380 g/kWh", "litres per joule": "1.8 L/kWh", "grams": "164 kg",
+    "joules per element": "252 nJ/element", "dollars": "$25000", "dollars per hour": "$2.5/h", "dollars per joule": "0.08 $/kWh",
+    "dollars per watt": "12 $/W", "dollars per watt and month": "15 $/kW-month", "grams per joule": "380 g/kWh", "litres per joule": "1.8 L/kWh", "grams": "164 kg",
 }  # fmt: skip
 
 
@@ -171,11 +172,12 @@ Watts = Annotated[float, Quantity("watts")]
 Joules = Annotated[float, Quantity("joules")]
 JoulesPerByte = Annotated[float, Quantity("joules per byte")]
 JoulesPerFlop = Annotated[float, Quantity("joules per operation")]
-JoulesPerToken = Annotated[float, Quantity("joules per token")]
+JoulesPerElement = Annotated[float, Quantity("joules per element")]
 Usd = Annotated[float, Quantity("dollars")]
 UsdPerHour = Annotated[float, Quantity("dollars per hour")]
 UsdPerJoule = Annotated[float, Quantity("dollars per joule")]
 UsdPerWatt = Annotated[float, Quantity("dollars per watt")]
+UsdPerWattMonth = Annotated[float, Quantity("dollars per watt and month")]
 GramsPerJoule = Annotated[float, Quantity("grams per joule")]
 LitresPerJoule = Annotated[float, Quantity("litres per joule")]
 Grams = Annotated[float, Quantity("grams")]

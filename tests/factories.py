@@ -107,5 +107,5 @@ def full_run(detail: bool = True) -> Run:
     run = make_run(rows, [rented, owned], pools, detail=detail, gaps_s=[0.1] * 20_000)
     for i in range(5):
         for pool in (0, 1):
-            run.records.timeline.append((250.0 * i, pool, i, 2 * i, 0.1 * i, 300.0 + i, 1000.0 * pool))
+            run.records.timeline.append((250.0 * i, pool, i, 2 * i, 0.1 * i, 300.0 + i, 700.0 + i, 1000.0 * pool))
     return run

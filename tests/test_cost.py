@@ -9,15 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from simfleet.document import Document, SpecError
 from simfleet.facility.cost import AnyCost, Own, Rent, crf
 from simfleet.facility.site import Site, rated_w, servers_of
 from simfleet.hardware.profile import Own as Bought
 from simfleet.hardware.profile import PowerConstants, Profile, Server
 from simfleet.hardware.profile import Rent as Offer
-from simfleet.spec import Fact
+from simfleet.library import Library
+from simfleet.spec import Fact, build
 from simfleet.units import Watts
 
-DOCS = Path(__file__).parents[1] / "docs" / "energy-and-cost.md"
+DOCS = Path(__file__).parents[1] / "docs" / "cost.md"
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "energy" / "calibration" / "inferencex_tco_constants.csv"
 SITE = Site.model_validate({"carbon_intensity": "321 g/kWh", "water": "0.27 L/kWh", "electricity_price": "0.08 $/kWh"})
 OFFER = {"price": "$2.95/h", "provider": "acme", "kind": "on demand", "date": "2026-04", "source": "price list"}
@@ -31,10 +33,11 @@ def device(own=None, rent=(OFFER,), limit="700 W"):
     """An 8 x H100 server's device with only the parts that cost needs."""
     return Profile.model_construct(
         name="h100",
+        sources={"test": "price list of the test"},
         server=Server.model_validate({"devices": 8, "host": fact("1705 W"), "factor": fact(1.1)}),
         power=PowerConstants.model_construct(limit=Fact[Watts].model_validate(fact(limit))),
         rent=tuple(Offer.model_validate(offer) for offer in rent),
-        own=None if own is None else Bought.model_validate(own),
+        own=None if own is None else Bought.model_validate({"date": "2026-05", **own}),
     )
 
 
@@ -106,10 +109,70 @@ def test_the_server_comes_from_the_profile_where_it_knows():
     assert Own().capital(device({"device": fact("$30000"), "includes_server": True}), SITE).servers == 0
 
 
+def test_spares_are_a_line_of_their_own_and_need_upkeep():
+    """A tenth of 25,000 + 12,500 more to pay back and to repair; they take no network, no space and no power."""
+    without, with_spares = Own().rates(H100, SITE), parse(kind="own", spares="10 %").rates(H100, SITE)
+    assert "spares" not in without
+    assert with_spares["spares"] == pytest.approx(3_750 * 0.26379748 / 8760)
+    assert with_spares["upkeep"] - without["upkeep"] == pytest.approx(0.05 * 3_750 / 8760)
+    assert {name: with_spares[name] for name in without if name != "upkeep"} == {
+        name: without[name] for name in without if name != "upkeep"
+    }
+    assert "own: no spares is an assumption" in Own().estimates(H100)
+    assert not [line for line in parse(kind="own", spares=0.1).estimates(H100) if "spares" in line]
+
+
+def test_a_price_that_was_looked_up_says_when_and_where():
+    both = device({"device": fact("$30000"), "server": fact("$9000")})
+    assert Own().estimates(both)[:2] == [
+        "own: device at $30,000, a price of 2026-05 (price list of the test)",
+        "own: server at $9,000, a price of 2026-05 (price list of the test)",
+    ]
+    assert not [line for line in parse(kind="own", device="$1", server="$1").estimates(both) if "price of" in line]
+    assert "2026-04" in Rent().estimates(H100)[0]
+
+
+@pytest.mark.parametrize("date", ["2026", 2026, "2026-05", "2026-05-18"])
+def test_a_date_is_a_year_a_month_or_a_day(date):
+    assert Offer.model_validate({**OFFER, "date": date}).date == str(date)
+
+
+WANTED = "expected a date such as"
+
+
+@pytest.mark.parametrize(
+    ("date", "message"),
+    [
+        (None, f"missing, {WANTED} `2026-05`"),
+        ("soon", f"{WANTED} `2026`, `2026-05` or `2026-05-18`, got `soon`"),
+        ("2025-26", f"{WANTED} `2026`, `2026-05` or `2026-05-18`, got `2025-26`"),
+        ("2026-02-30", f"{WANTED} `2026`, `2026-05` or `2026-05-18`, got `2026-02-30`"),
+        ("05/2026", f"{WANTED} `2026`, `2026-05` or `2026-05-18`, got `05/2026`"),
+    ],
+)
+@pytest.mark.parametrize("place", ["rent", "own"])
+def test_a_price_without_a_date_is_one_clear_error(place, date, message):
+    """In the file that has it, at its line."""
+    file = Library().document("hardware_profiles", "nvidia-h200-sxm", Path()).folder / "nvidia-h200-sxm.yaml"
+    before, after = file.read_text().split(f"\n{place}:")
+    dated = re.compile(r"""date: "[^"]*"(, )?""")
+    given = "" if date is None else f'date: "{date}"'
+    assert dated.search(after)
+    text = f"{before}\n{place}:" + dated.sub(lambda found: given + (found[1] or "" if given else ""), after, count=1)
+    with pytest.raises(SpecError) as caught:
+        build(Profile, Document.from_text(text, "mine.yaml"))
+    (problem,) = caught.value.problems
+    assert problem.message == message
+    assert problem.path == {"rent": "rent.0.date", "own": "own.date"}[place]
+    line = text.splitlines()[problem.mark.line - 1]
+    assert problem.mark.file == "mine.yaml"
+    assert (f"{place}:" in line or "price:" in line) if date is None else str(date) in line
+
+
 def test_estimates_name_every_assumption_and_nothing_that_was_given():
-    assert len(Own().estimates(H100)) == 8
+    assert len(Own().estimates(H100)) == 10  # the price of the device is the first
     given_all = parse(
-        kind="own", device="$1", server="$1", network="$1", provisioned="1 W", facility="1 $/W", facility_years=1, rate=0.1, years=1, upkeep=0.0
+        kind="own", device="$1", server="$1", network="$1", provisioned="1 W", facility="1 $/W", facility_years=1, rate=0.1, years=1, upkeep=0.0, spares=0.0
     )  # fmt: skip
     assert given_all.estimates(H100) == []
     assert not any(
@@ -186,6 +249,7 @@ def test_documented_owner_rates_are_what_the_defaults_give(row):
         ({"facility": "7 $/W"}, 1.67),
         ({"facility": "20 $/W"}, 1.96),
         ({"upkeep": 0.02}, 1.59),
+        ({"spares": 0.05}, 1.84),
         ({"rate": 0.08, "years": 6, "network_share": 0.10, "facility": "7 $/W", "upkeep": 0.02}, 1.23),
         ({"rate": 0.12, "years": 3, "network_share": 0.15, "facility": "20 $/W", "upkeep": 0.08}, 3.00),
     ],
@@ -213,4 +277,4 @@ def test_the_documented_example_runs():
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "energy-and-cost.md", "exec"), {})
+        exec(compile(block, "cost.md", "exec"), {})

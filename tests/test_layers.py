@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
-    ("cli",), ("evidence",), ("simulation",), ("timeline",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
-    ("workload",), ("records", "streams", "signals"), ("spec",), ("document",), ("units",),
+    ("cli",), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
+    ("workload",), ("series",), ("records", "streams", "signals"), ("spec",), ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ROOMS = {

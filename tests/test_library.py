@@ -44,7 +44,7 @@ def test_shipped_models_sites_and_profiles_are_valid():
     for name in library.names("models"):
         assert library.model(name).name == name
     for name in library.names("sites"):
-        assert library.site(name).electricity_price > 0
+        assert library.site(name).electricity_price.low > 0
     for name in library.names("hardware_profiles"):
         assert library.profile(name).name == name
 

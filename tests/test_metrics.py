@@ -214,7 +214,7 @@ def test_throughput_divides_by_time_and_by_every_device():
     run = make_run(accounts=accounts, pools=pools, duration_s=200.0)
     assert throughput(run, range(2)) == pytest.approx(
         {
-            "output_tok_s": 5.0, "input_tok_s": 15.0, "total_tok_s": 20.0, "requests_per_s": 0.04,
+            "output_tok_s": 5.0, "input_tok_s": 15.0, "total_tok_s": 20.0, "requests_per_s": 0.04, "cached_input_share": 0.0,
             "output_tok_s_per_device": 5 / 3, "input_tok_s_per_device": 5.0, "total_tok_s_per_device": 20 / 3,
         }
     )  # fmt: skip

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simpy import Environment
 
+from simfleet.hardware.power import REST_S
 from simfleet.hardware.step import HostConstants, Parallel, Precisions, StepCost, step_cost
 from simfleet.library import Library
 from simfleet.records import Account, Sketch, Status
 from simfleet.serving.batching import Limits, Request, Scheduler
 from simfleet.serving.kv import BlockPool
-from simfleet.serving.meter import REST_S, Meter
+from simfleet.serving.meter import Meter
 from simfleet.serving.replica import Replica
 from tests.oracle import Ask, Oracle
 

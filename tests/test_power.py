@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfleet.hardware.power import Steps, governed, idle_j
+from simfleet.hardware.power import Resting, State, Steps, governed
 
 first = st.floats(1e-6, 10.0)
 rise = st.floats(0.0, 1.0)
@@ -95,7 +95,10 @@ def test_a_lower_cap_never_speeds_up_and_never_costs_more(
     assert slower.first_j <= faster.first_j * (1 + 1e-12)
 
 
-def test_rest_is_gap_then_idle() -> None:
-    assert idle_j(100.0, 20.0, 1.0, 0.5) == 50.0
-    assert idle_j(100.0, 20.0, 1.0, 4.0) == 160.0
-    assert idle_j(100.0, 20.0, 1.0, 0.0) == 0.0
+def test_rest_is_gap_then_idle_then_one_state_after_another() -> None:
+    resting = Resting(130.0, 70.0, 1.0, [State(10.0, 20.0, 2.0), State(100.0, 0.0, 60.0, off=True)])
+    assert [resting.joules(s) for s in (0.0, 0.25, 1.0, 11.0, 500.0)] == pytest.approx(
+        [0.0, 32.5, 130.0, 130.0 + 630.0 + 20.0, 130.0 + 630.0 + 1800.0]
+    )
+    assert [resting.wake_s(s) for s in (0.0, 9.9, 10.0, 99.0, 100.0, 1e9)] == [0.0, 0.0, 2.0, 2.0, 60.0, 60.0]
+    assert [resting.off_s(s) for s in (0.0, 100.0, 130.0)] == [0.0, 0.0, 30.0]

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simfleet import simulate
+from simfleet.facility.site import rated_w
+from simfleet.hardware.step import attended
 from simfleet.records import Account
 from simfleet.report import summary
 from simfleet.report.metrics import SAMPLES, summarise
-from simfleet.report.shares import BOUNDARIES, lines_usd
-from tests.factories import NIGHT, TALK, Row, full_run, ledger, make_run
+from simfleet.report.shares import BOUNDARIES, lines_usd, parts, whole
+from tests.factories import NIGHT, SITE, TALK, Row, full_run, ledger, make_run
 
 EXACT = 1e-9
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -29,8 +32,10 @@ def test_dollars_by_hand(report):
     money = report["pools"][0]["cost"]
     assert {name: value for name, value in money.items() if not isinstance(value, dict)} == pytest.approx(
         {
-            "usd_total": 2.0, "usd_input": 0.5, "usd_output": 1.5, "usd_unattributed": 0.0,
+            "usd_total": 2.0, "usd_input": 0.5, "usd_cached_input": 0.0, "usd_output": 1.5, "usd_unattributed": 0.0,
+            "electricity_usd_metered": 0.0, "electricity_share": 0.0,
             "usd_per_mtok_input": 0.5,  # $0.5 for 1,000,000 tokens
+            "usd_per_mtok_cached_input": None,
             "usd_per_mtok_output": 3.0,  # $1.5 for 500,000
             "usd_per_mtok_total": 2 / 1.5, "usd_per_request": 0.002, "tokens_per_usd": 750_000.0,
             "tok_s_per_usd_per_hour": 500.0 / 7.2,  # 500 tok/s for $7.2/h
@@ -54,6 +59,28 @@ def test_joules_by_hand(report):
     assert answers == pytest.approx({"accelerator_active": 600, "accelerator": 975, "node": 1950, "facility": 2340})
     assert (used["idle_j"], used["mean_accelerator_w"], used["mean_facility_w"]) == (500.0, 1.5, 3.6)
     assert used["tok_s_per_watt"] == pytest.approx(500 / 3.6)
+
+
+def test_provisioned_joules_are_those_of_every_device_at_its_limit(report):
+    """Two devices' share of a server at their limits for 1,000 s, at the PUE of 1.2, over 500,000 tokens; metered is 3,600 J."""
+    used, profile = report["pools"][0]["energy"], make_run().scenario.pools["rented"].profile
+    joules = rated_w(profile, 2) * 1000.0 * 1.2
+    assert used["provisioned_joules_per_output_token"] == pytest.approx(joules / 500_000)
+
+
+def test_provisioned_is_metered_where_everything_always_runs_at_its_limit():
+    """Also where a part of the facility runs whatever the load."""
+    run = make_run(overrides=[("sites.here", {**SITE, "pue": None, "overhead": {"fixed": 0.1, "mechanical": 0.2}})])
+    site, profile = run.scenario.sites["here"], run.scenario.pools["rented"].profile
+    rated_j = rated_w(profile, 2) * 10.0
+    full = {"node_j": rated_j, "facility_j": site.facility_j(rated_j, rated_w(profile, 2), 10.0)}
+    run.records.pools[0] = ledger("rented", devices=2, duration_s=10.0, **full)
+    assert whole(run, 0).provisioned_j == pytest.approx(full["facility_j"])
+    half = {"node_j": rated_j / 2, "facility_j": site.facility_j(rated_j / 2, rated_w(profile, 2), 10.0)}
+    run.records.pools[0] = ledger("rented", devices=2, duration_s=10.0, **half)
+    assert whole(run, 0).provisioned_j == pytest.approx(full["facility_j"])
+    run.records.pools[0] = ledger("rented", devices=2)
+    assert whole(run, 0).provisioned_j == 0.0  # it stood for no time
 
 
 def test_carbon_and_water_per_request_and_million_tokens():
@@ -82,6 +109,96 @@ def test_electricity_follows_joules_and_everything_else_time():
     assert money["spent_usd"]["idle"] == pytest.approx(capital / 2 + 1.0)
 
 
+def test_demand_follows_joules_and_is_paid_by_owners_only():
+    """As above, with $6 for the highest quarter of an hour beside the $3 of electricity."""
+    account = Account(1, NIGHT, [1, 0, 0, 0, 0], 1000, 1000, prefill_device_s=25.0, decode_device_s=75.0)
+    account.prefill_j = account.decode_j = 50.0
+    joules = {"active_j": 100.0, "accelerator_j": 150.0, "electricity_usd": 3.0, "demand_usd": 6.0}
+    pools = [ledger("rented", **joules), ledger("owned", duration_s=200.0, busy_device_s=100.0, **joules)]
+    free = make_run(accounts=[account], pools=pools)
+    charged = make_run(accounts=[account], pools=pools, overrides=[("sites.here.demand_charge", "15 $/kW-month")])
+    assert "demand" not in lines_usd(free, 1)
+    assert lines_usd(charged, 0) == {"rent": 0.0}
+    assert lines_usd(charged, 1) == lines_usd(free, 1) | {"demand": 6.0}
+    before, after = (summarise(run)["pools"][1]["cost"] for run in (free, charged))
+    assert after["usd_total"] - before["usd_total"] == pytest.approx(6.0)
+    assert after["usd_input"] - before["usd_input"] == pytest.approx(6.0 * (50 + 50 / 4) / 150)
+    assert after["spent_usd"]["idle"] - before["spent_usd"]["idle"] == pytest.approx(6.0 / 3)
+
+
+def test_electricity_is_a_share_of_all_dollars_whoever_pays_it():
+    """$3 of electricity: beside the devices of an owner, in the $2 of rent of the others."""
+    used = {"duration_s": 1000.0, "electricity_usd": 3.0}
+    run = make_run(pools=[ledger("rented", devices=2, **used), ledger("owned", **used)])
+    rented, owned = (pool["cost"] for pool in summarise(run)["pools"])
+    assert (rented["electricity_usd_metered"], rented["usd_total"]) == pytest.approx((3.0, 2.0))
+    assert rented["electricity_share"] == pytest.approx(1.5)
+    assert owned["lines_usd"]["electricity"] == owned["electricity_usd_metered"] == 3.0
+    assert owned["electricity_share"] == pytest.approx(3.0 / owned["usd_total"])
+
+
+def cached_run(cached):
+    """Ten prompts of 2,000 tokens, so many of each found in the prefix cache; 100 device-seconds of prompts in 200, at $3.6/h."""
+    account = Account(0, TALK, [10, 0, 0, 0, 0], 20_000, 1000, 0, 100.0, 100.0, 50.0, 50.0, 0, 10, 10 * cached)
+    pools = [
+        ledger("rented", devices=1, duration_s=200.0, busy_device_s=200.0, active_j=100.0, accelerator_j=100.0),
+        ledger("owned"),
+    ]
+    return make_run(accounts=[account], pools=pools)
+
+
+def test_cached_tokens_pay_for_the_attention_that_reads_them():
+    """Of the mean prompt's step, what it takes longer for 1,600 tokens before its 400."""
+    run = cached_run(1600)
+    cost = run.scenario.pools["rented"].step_cost()
+    alone_s, alone_j = cost.mixed(400, 1, 0, 0, 0, attended(0, 400), 400, 400, 0, 0, 0)
+    whole_s, whole_j = cost.mixed(400, 1, 0, 0, 0, attended(1600, 400), 2000, 2000, 0, 0, 0)
+    money = summarise(run)["cost"]
+    assert money["usd_cached_input"] == pytest.approx(0.1 * (1 - alone_s / whole_s))
+    assert money["usd_per_mtok_cached_input"] == pytest.approx(money["usd_cached_input"] * 1e6 / 16_000)
+    assert money["usd_per_mtok_input"] == pytest.approx(money["usd_input"] * 1e6 / 4_000)
+    assert 0 < money["usd_per_mtok_cached_input"] < 0.2 * money["usd_per_mtok_input"]
+    assert money["usd_input"] + money["usd_cached_input"] == pytest.approx(0.1)
+    assert parts(run, run.records.accounts[0]).cached.accelerator_active_j == pytest.approx(
+        50 * (1 - alone_j / whole_j)
+    )
+    assert summarise(run)["throughput"]["cached_input_share"] == 0.8
+
+
+def test_without_cached_tokens_they_have_no_price():
+    money = summarise(cached_run(0))["cost"]
+    assert (money["usd_cached_input"], money["usd_per_mtok_cached_input"]) == (0.0, None)
+    assert money["usd_per_mtok_input"] == pytest.approx(0.1 * 1e6 / 20_000)
+
+
+def test_a_run_counts_its_cached_tokens():
+    """Of 100 tokens 40 are shared: two whole blocks of 16 are found in the cache, and prices of the three kinds sum to the whole."""
+    prefix = [("workload.streams.talk.tokens.shared_prefix", 40), ("horizon", "1 min")]
+    result = simulate(make_run(overrides=prefix).scenario, seed=1)
+    accounts = result.run.records.accounts
+    talk = [account for account in accounts if account.stream == TALK]
+    assert sum(account.prompts for account in talk) == 5
+    assert sum(account.cached_tokens for account in talk) == 5 * 32
+    assert sum(account.cached_tokens for account in accounts) == 5 * 32
+    money, rate = result.summary["cost"], result.summary["throughput"]
+    assert rate["cached_input_share"] == pytest.approx(160 / 1500)
+    counted = (("input", 1500 - 160), ("cached_input", 160), ("output", 165))
+    priced = sum(money[f"usd_per_mtok_{kind}"] * tokens / 1e6 for kind, tokens in counted)
+    assert priced + money["usd_unattributed"] == pytest.approx(money["usd_total"], rel=EXACT)
+
+
+def test_tenants_are_a_group_where_a_stream_has_one():
+    account = Account(0, TALK, [1, 0, 0, 0, 0], 100, 10, 0, 1.0, 1.0, 1.0, 1.0)
+    pools = [ledger("rented", devices=1, duration_s=4.0, busy_device_s=2.0), ledger("owned")]
+    assert "tenants" not in summarise(make_run(accounts=[account], pools=pools))
+    named = [("workload.streams.talk.tenant", "acme"), ("workload.streams.night.tenant", "acme")]
+    report = summarise(make_run(accounts=[account], pools=pools, overrides=named))
+    assert [group["name"] for group in report["tenants"]] == ["acme", "(no tenant)"]
+    assert report["tenants"][0]["requests"]["completed"] == 1
+    assert report["tenants"][0]["cost"]["usd_total"] == pytest.approx(report["cost"]["usd_total"])
+    assert report["tenants"][1]["cost"]["usd_total"] == 0.0
+
+
 def test_a_pool_that_nobody_used_is_a_line_of_its_own():
     rented = ledger("rented", devices=2, duration_s=1000.0, accelerator_j=9.0, node_j=9.0, facility_j=9.0)
     report = summarise(make_run(pools=[rented, ledger("owned")]))
@@ -94,8 +211,24 @@ def test_a_pool_that_nobody_used_is_a_line_of_its_own():
 
 # -- conservation --------------------------------------------------------------------------------------------------------
 
+EVERY_LINE = [
+    ("workload.streams.talk.tenant", "acme"),
+    ("sites.here.demand_charge", "15 $/kW-month"),
+    ("pools.owned.cost.spares", 0.1),
+]
+LINES = {"rent", "devices", "servers", "network", "spares", "facility", "upkeep", "electricity", "demand"}
 amounts = st.floats(0.001, 1e6)
 tokens = st.integers(1, 10**9)
+
+
+def draw_account(draw, pool, stream):
+    """Any prompts, any part of their tokens from the prefix cache."""
+    asked = draw(tokens)
+    account = Account(
+        pool, stream, [draw(tokens), 0, 0, 0, 0], asked, draw(tokens), 0, *(draw(amounts) for _ in "ssjj")
+    )
+    account.prompts, account.cached_tokens = draw(st.integers(1, 1000)), draw(st.integers(0, asked - 1))
+    return account
 
 
 @st.composite
@@ -103,23 +236,12 @@ def accounts_and_pools(draw):
     """Every stream in both pools, and ledgers that agree with them."""
     accounts, pools = [], []
     for pool, name in enumerate(("rented", "owned")):
-        mine = [
-            Account(
-                pool,
-                stream,
-                [draw(tokens), 0, 0, 0, 0],
-                draw(tokens),
-                draw(tokens),
-                0,
-                0,
-                *[draw(amounts) for _ in "ssjj"],
-            )
-            for stream in range(3)
-        ]
+        mine = [draw_account(draw, pool, stream) for stream in range(3)]
         busy_s = sum(account.prefill_device_s + account.decode_device_s for account in mine)
         active_j = sum(account.prefill_j + account.decode_j for account in mine)
         accelerator_j = active_j + draw(amounts)
         rest = {"facility_j": accelerator_j * 2, "grams_co2e": draw(amounts), "electricity_usd": draw(amounts)}
+        rest["demand_usd"] = draw(amounts)
         times = {"devices": 2, "duration_s": busy_s / 2 + draw(amounts), "busy_device_s": busy_s}
         joules = {"active_j": active_j, "accelerator_j": accelerator_j, "node_j": accelerator_j + draw(amounts)}
         pools.append(ledger(name, **times, **joules, **rest))
@@ -129,21 +251,28 @@ def accounts_and_pools(draw):
 
 @given(accounts_and_pools())
 def test_conservation(drawn):
-    """Input and output parts, classes, models, pools, and the lines of the waterfall: each sums to the one total."""
+    """Parts by token, classes, models, tenants, pools, and the lines of the waterfall: each sums to the one total."""
     accounts, pools = drawn
-    report = summarise(make_run(accounts=accounts, pools=pools))
+    report = summarise(make_run(accounts=accounts, pools=pools, overrides=EVERY_LINE))
     money, joules = report["cost"], report["energy"]["joules"]
     asked = sum(account.input_tokens for account in accounts)
+    cached = sum(account.cached_tokens for account in accounts)
     answered = sum(account.output_tokens for account in accounts)
     usd = pytest.approx(money["usd_total"], rel=EXACT)
-    assert (money["usd_per_mtok_input"] * asked + money["usd_per_mtok_output"] * answered) / 1e6 == usd
+    priced = money["usd_per_mtok_input"] * (asked - cached) + money["usd_per_mtok_output"] * answered
+    assert (priced + (money["usd_per_mtok_cached_input"] or 0.0) * cached) / 1e6 == usd
+    assert set(money["lines_usd"]) == LINES
     assert sum(money["lines_usd"].values()) == usd
+    assert money["electricity_usd_metered"] == pytest.approx(sum(pool.electricity_usd for pool in pools), rel=EXACT)
     assert sum(money["spent_usd"].values()) == usd
     for scope in BOUNDARIES:
         per_input = report["energy"]["prefill_joules_per_input_token"][scope]
         per_output = report["energy"]["decode_joules_per_output_token"][scope]
         assert per_input * asked + per_output * answered == pytest.approx(joules[scope], rel=EXACT)
-    for groups in ("pools", "classes", "models"):
+    for groups in ("pools", "classes", "models", "tenants"):
+        assert sum(group["cost"]["electricity_usd_metered"] for group in report[groups]) == pytest.approx(
+            money["electricity_usd_metered"], rel=EXACT
+        )
         assert sum(group["cost"]["usd_total"] for group in report[groups]) == usd
         for scope in BOUNDARIES:
             summed = sum(group["energy"]["joules"][scope] for group in report[groups])
@@ -163,6 +292,7 @@ def test_assumptions_are_those_of_what_was_used():
     assert len(lines) == len(set(lines)) > 0
     assert not [line for line in lines if "rent: $" in line]  # the price was given
     assert [line for line in lines if line.startswith("nvidia-h100-sxm: own: upkeep")]
+    assert "nvidia-h100-sxm: own: no spares is an assumption" in lines
     assert not [line for line in lines if ": step" in line]  # bf16 on one device: all of it is fitted
     halves = [(f"pools.{pool}.precision", "fp16") for pool in ("rented", "owned")]
     lines = summarise(make_run(overrides=halves))["assumptions"]
@@ -281,7 +411,7 @@ def test_every_exported_name_is_documented(report):
 
 
 def test_documented_numbers_exist(report):
-    known = set(keys_of(report)) | set(full_run().records.requests.array().dtype.names)
+    known = set(keys_of(report)) | set(full_run().records.requests.array().dtype.names) | {"tenants"}
     for line in DOCS.read_text().splitlines():
         if line.startswith("| `"):
             for name in re.findall(r"`([a-z][a-z0-9_.]*)`", line.split("|")[1]):

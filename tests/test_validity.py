@@ -16,7 +16,7 @@ def said(**pool: Any) -> str:
         "workload.streams.chat.count": 20,
         **{f"pools.chat.{path.replace('__', '.')}": value for path, value in pool.items()},
     }
-    (line,) = simulate(load("w1", overrides=changes)).summary["validity"]
+    line = simulate(load("w1", overrides=changes)).summary["validity"][0]
     assert isinstance(line, str)
     return line
 
@@ -43,6 +43,23 @@ def test_the_range_of_estimates_is_a_factor() -> None:
     result = simulate(load("w1", overrides={"workload.streams.chat.count": 20, "pools.chat.device": "aws-trainium2"}))
     mean_ms = 1e3 * result.summary["latency"]["tpot_s"]["mean"]
     assert f"{mean_ms / 1.5:.3g} to {mean_ms * 1.5:.3g} ms per token" in result.summary["validity"][0]
+
+
+def test_the_range_of_estimated_watts_is_carried_to_the_meter() -> None:
+    """30 % of the busy joules either way, times the server's factor and the PUE."""
+    result = simulate(load("w1", overrides={"workload.streams.chat.count": 20, "pools.chat.device": "nvidia-l40s"}))
+    ledger, pool = result.run.records.pools[0], result.run.scenario.pools["chat"]
+    site = result.run.scenario.sites[pool.site]
+    assert site.pue is not None
+    off_j = 0.3 * ledger.active_j * pool.profile.server.factor.value * site.pue
+    low, high = (ledger.facility_j + sign * off_j for sign in (-1, 1))
+    assert result.summary["pools"][0]["energy"]["facility_range_j"] == pytest.approx([low, high])
+    line = result.summary["validity"][1]
+    assert (
+        f"{low / ledger.output_tokens:.3g} to {high / ledger.output_tokens:.3g} J per output token at the meter" in line
+    )
+    fitted = simulate(load("w1", overrides={"workload.streams.chat.count": 20})).summary
+    assert fitted["pools"][0]["energy"]["facility_range_j"] is None
 
 
 def test_beyond_what_was_compared() -> None:

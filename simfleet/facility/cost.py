@@ -61,18 +61,19 @@ class Rent(Spec):
 
 
 class Capital(NamedTuple):
-    """What is bought per device [$]."""
+    """What is bought per device in use [$]."""
 
     devices: float
     servers: float
     network: float
+    spares: float
     facility: float
 
 
 class Own(Spec):
     """Devices bought and paid back over their life; electricity is metered at the site's price.
 
-    The defaults are estimates; docs/energy-and-cost.md says where each comes from and how they compare with published owner's rates.
+    The defaults are estimates; docs/cost.md says where each comes from and how they compare with published owner's rates.
     """
 
     kind: Literal["own"] = "own"
@@ -83,6 +84,7 @@ class Own(Spec):
     server_share: Fraction = Field(0.5, description="Server per dollar of device, where its price is not known")
     network: Usd | None = Field(None, description="Switches and cables per device; left out, `network_share`")
     network_share: Fraction = Field(0.125, description="Network per dollar of device and server")
+    spares: Fraction = Field(0.0, description="Devices and servers kept ready, per one in use; they draw nothing")
     rate: Fraction = Field(0.10, description="Yearly rate of return on what is bought")
     years: float = Field(5.0, gt=0.0, description="Life of devices, servers and network, in years")
     facility: UsdPerWatt = Field(12.0, description="Building, power and cooling per provisioned watt")
@@ -107,25 +109,25 @@ class Own(Spec):
         server = self._server(profile, device)
         network = self.network_share * (device + server) if self.network is None else self.network
         watts = rated_w(profile, 1) * site.design_pue if self.provisioned is None else self.provisioned
-        return Capital(device, server, network, self.facility * watts)
+        return Capital(device, server, network, self.spares * (device + server), self.facility * watts)
 
     def rates(self, profile: Profile, site: Site) -> dict[str, float]:
-        """Lines in $ per device-hour: price * CRF / 8760, and the yearly upkeep share of it all / 8760."""
+        """Lines in $ per device-hour: price * CRF / 8760, and the yearly upkeep share of it all / 8760; `spares` where there are any."""
         bought = self.capital(profile, site)
         hourly = crf(self.rate, self.years) / HOURS_PER_YEAR
-        return {
-            "devices": bought.devices * hourly,
-            "servers": bought.servers * hourly,
-            "network": bought.network * hourly,
-            "facility": bought.facility * crf(self.rate, self.facility_years) / HOURS_PER_YEAR,
-            "upkeep": sum(bought) * self.upkeep / HOURS_PER_YEAR,
-        }
+        lines = {name: getattr(bought, name) * hourly for name in ("devices", "servers", "network")}
+        if self.spares:
+            lines["spares"] = bought.spares * hourly
+        lines["facility"] = bought.facility * crf(self.rate, self.facility_years) / HOURS_PER_YEAR
+        lines["upkeep"] = sum(bought) * self.upkeep / HOURS_PER_YEAR
+        return lines
 
     def estimates(self, profile: Profile) -> list[str]:
         """What was assumed because nobody gave it, one sentence each."""
         assumed = {
             "server_share": f"server {self.server_share:.0%} of the device's price",
             "network_share": f"network {self.network_share:.1%} of device and server",
+            "spares": "no spares",
             "rate": f"rate of return {self.rate:.0%} a year",
             "years": f"device life {self.years:g} years",
             "facility": f"facility ${self.facility:g}/W",
@@ -138,7 +140,19 @@ class Own(Spec):
             known.add("server_share")
         if self.network is not None:
             known.add("network_share")
-        return [f"own: {text} is an assumption" for name, text in assumed.items() if name not in known]
+        lines = [f"own: {text} is an assumption" for name, text in assumed.items() if name not in known]
+        return self._asked(profile) + lines
+
+    def _asked(self, profile: Profile) -> list[str]:
+        """Of the profile's prices that are used: from when they are, and who says so."""
+        if profile.own is None:
+            return []
+        prices = {"device": profile.own.device, "server": profile.own.server}
+        return [
+            f"own: {name} at ${fact.value:,.0f}, a price of {profile.own.date} ({profile.sources[fact.source]})"
+            for name, fact in prices.items()
+            if fact is not None and getattr(self, name) is None
+        ]
 
     def _device(self, profile: Profile) -> float:
         if self.device is not None:

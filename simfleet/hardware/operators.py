@@ -16,6 +16,7 @@ from simfleet.hardware.roofline import (
     gemm,
     one_kernel_s,
     prefill_attention,
+    sampler,
 )
 from simfleet.spec import Fact
 from simfleet.workload.models import (
@@ -158,9 +159,16 @@ class Shard:
             yield self._gemm("router", "lm_head", tokens, hidden, group.experts)
             yield self._experts(group, tokens)
 
-    def head(self, sampled: float) -> Operator:
-        """The LM head, for the rows that emit a token."""
-        return self._gemm("LM head", "lm_head", sampled, self._model.hidden, self._model.vocab / self._parallel.tensor)
+    def head(self, sampled: float) -> Iterator[Operator]:
+        """The LM head, for the rows that emit a token; every device gathers all logits and samples all rows, as engines do."""
+        tp, vocab = self._parallel.tensor, self._model.vocab
+        yield self._gemm("LM head", "lm_head", sampled, self._model.hidden, vocab / tp)
+        if tp > 1:
+            size = ACTIVATION_BYTES * sampled * vocab
+            yield Operator(
+                "all-gather, logits", link_s=self._collective_s("all-gather", self._profile.step.all_gather, size, tp)
+            )
+        yield sampler(self._bandwidth, self._gemm_constants("lm_head").bandwidth, self._launch, sampled, vocab)
 
     def _gemm(self, name: str, part: Part, rows: float, inner: float, outer: float) -> Operator:
         kernel = self._kernel(part)
@@ -398,7 +406,7 @@ class Shard:
     def _check_links(self) -> None:
         profile, step, parallel = self._profile, self._profile.step, self._parallel
         needed = {
-            "all_reduce": parallel.tensor > 1, "all_gather": parallel.attention_dp > 1, "reduce_scatter": parallel.attention_dp > 1,
+            "all_reduce": parallel.tensor > 1, "all_gather": parallel.attention_dp > 1 or parallel.tensor > 1, "reduce_scatter": parallel.attention_dp > 1,
             "send_receive": parallel.pipeline > 1,
         }  # fmt: skip
         if parallel.devices > 1 and profile.scale_up is None and (parallel.tensor > 1 or profile.scale_out is None):

@@ -1,7 +1,14 @@
 """Energy of accelerators: steps under a power cap, and time without work."""
 
-from math import ceil, floor
+from collections.abc import Sequence
+from math import ceil, floor, inf
 from typing import NamedTuple
+
+REST_S = 1.0
+"""Seconds without work after which a device falls from its gap watts to its idle watts [assumption, docs/energy.md]."""
+
+MOST_STEPS = 10**15
+"""As good as for ever."""
 
 
 class Steps(NamedTuple):
@@ -29,9 +36,7 @@ def governed(free: Steps, limit_w: float, cap_w: float, slowing: float) -> Steps
     slowing -- seconds per second of power excess [1], see `StepCost.slowing`
     """
     first_s, next_s, first_j, next_j, steps = free
-    above_cap, above_limit = (
-        (first_j - watts * first_s, next_j - watts * next_s) for watts in (cap_w, limit_w)
-    )
+    above_cap, above_limit = ((first_j - watts * first_s, next_j - watts * next_s) for watts in (cap_w, limit_w))
     if above_cap[0] <= 0.0:
         return free._replace(steps=min(steps, _same_side(*above_cap)))
     if above_limit[0] > 0.0:
@@ -44,13 +49,47 @@ def governed(free: Steps, limit_w: float, cap_w: float, slowing: float) -> Steps
     return Steps(first_s, next_s, cap_w * first_s, cap_w * next_s, steps)
 
 
-def _same_side(first: float, slope: float) -> float:
+def _same_side(first: float, slope: float) -> int:
     """How many of first, first + slope, ... lie on the same side of 0 as the first; 0 itself is below."""
-    if first > 0.0:
-        return max(ceil(first / -slope), 1) if slope < 0.0 else float("inf")
-    return floor(-first / slope) + 1 if slope > 0.0 else float("inf")
+    leaves = slope < 0.0 if first > 0.0 else slope > 0.0
+    steps = min(-first / slope, MOST_STEPS) if leaves else MOST_STEPS
+    return max(ceil(steps), 1) if first > 0.0 else floor(steps) + 1
 
 
-def idle_j(gap_w: float, idle_w: float, delay_s: float, duration_s: float) -> float:
-    """Joules of `duration_s` without work: `gap_w` until the clocks fall after `delay_s`, then `idle_w` [W, s]."""
-    return gap_w * min(duration_s, delay_s) + idle_w * max(duration_s - delay_s, 0.0)
+class State(NamedTuple):
+    """What a replica without work falls into after a while: asleep, or off together with its share of the server."""
+
+    after_s: float
+    watts: float
+    wake_s: float
+    off: bool = False
+
+
+class Resting:
+    """A replica without work, of all its devices: awake at `gap_w`, after `delay_s` at `idle_w`, then in one state after another.
+
+    states -- in order of `after_s`, none before `delay_s`
+    """
+
+    def __init__(self, gap_w: float, idle_w: float, delay_s: float, states: Sequence[State] = ()) -> None:
+        self._states = [State(0.0, gap_w, 0.0), State(delay_s, idle_w, 0.0), *states]
+        ends_s = [*(state.after_s for state in self._states[1:]), inf]
+        self._spans = [(state, end_s - state.after_s) for state, end_s in zip(self._states, ends_s, strict=True)]
+
+    def joules(self, duration_s: float) -> float:
+        """Joules of the first `duration_s` without work [J]."""
+        return sum(
+            [
+                state.watts * min(duration_s - state.after_s, span_s)
+                for state, span_s in self._spans
+                if duration_s > state.after_s
+            ]
+        )
+
+    def off_s(self, duration_s: float) -> float:
+        """Of the first `duration_s` without work, those switched off [s]."""
+        return sum([max(min(duration_s - state.after_s, span_s), 0.0) for state, span_s in self._spans if state.off])
+
+    def wake_s(self, duration_s: float) -> float:
+        """How long it takes to be back after `duration_s` without work [s]."""
+        return next(state.wake_s for state in reversed(self._states) if duration_s >= state.after_s)

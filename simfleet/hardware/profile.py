@@ -1,20 +1,23 @@
 """A hardware profile: what one device is, every number with its source and grade."""
 
+import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
 from simfleet.document import did_you_mean
-from simfleet.spec import Fact, Spec
+from simfleet.spec import Fact, Grade, Spec
 from simfleet.units import (
     Bytes,
     BytesPerSecond,
     FlopsPerSecond,
     Grams,
     JoulesPerByte,
+    JoulesPerElement,
     JoulesPerFlop,
-    JoulesPerToken,
     Seconds,
     Usd,
     UsdPerHour,
@@ -62,19 +65,50 @@ class Server(Spec):
     factor: Fact[float] = Field(description="Wall watts per device watt: fans and power supplies")
 
 
+class _Dated:
+    """A pydantic annotation: a year, a month or a day, `2026`, `2026-05` or `2026-05-18`, kept as text."""
+
+    wanted = "a date such as `2026-05`"
+    _PATTERN = r"(19|20)[0-9]{2}(-[0-9]{2}){0,2}"
+
+    def _validate(self, value: Any) -> str:
+        text = str(value)
+        try:
+            day = date.fromisoformat(f"{text}-01-01"[:10]) if re.fullmatch(self._PATTERN, text) else None
+        except ValueError:  # such as a month 13
+            day = None
+        if day is None:
+            raise PydanticCustomError(
+                "date", "expected a date such as `2026`, `2026-05` or `2026-05-18`, got `{got}`", {"got": text}
+            )
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validate)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": ["string", "integer"], "pattern": f"^{self._PATTERN}$", "examples": ["2026-05"]}
+
+
+Dated = Annotated[str, _Dated()]
+
+
 class Rent(Spec):
     """One dated offer, per device-hour."""
 
     price: UsdPerHour
     provider: str
     kind: str
-    date: str
+    date: Dated
     source: str
 
 
 class Own(Spec):
     """What buying costs, per device; the server's share in it only where `includes_server` says so."""
 
+    date: Dated = Field(description="When these prices were asked")
     device: Fact[Usd]
     includes_server: bool = False
     server: Fact[Usd] | None = Field(
@@ -203,6 +237,27 @@ class Validity(Spec):
     error: str = Field(description="Median errors over these runs")
 
 
+class MeasuredPower(Spec):
+    """Board watts of one model's serving runs by sequences in the batch: what a run of it draws in place of the equation."""
+
+    model: str
+    devices: int = Field(ge=1, description="Of a replica")
+    watts: dict[int, Watts] = Field(min_length=1, description="Sequences in the batch -> mean watts of one device")
+    source: str
+    grade: Grade
+
+    @model_validator(mode="before")
+    @classmethod
+    def _batches_are_numbers(cls, values: Any) -> Any:
+        """Keys of a YAML mapping are text."""
+        watts = values.get("watts") if isinstance(values, dict) else None
+        if not isinstance(watts, dict):
+            return values
+        if not all(str(key).isdigit() and int(key) > 0 for key in watts):
+            raise ValueError("expected `watts` by whole numbers of sequences, such as `{8: 450 W, 64: 510 W}`")
+        return {**values, "watts": {int(key): value for key, value in watts.items()}}
+
+
 class PowerConstants(Spec):
     """Constants of the energy equation, per device (docs/physics.md)."""
 
@@ -215,7 +270,13 @@ class PowerConstants(Spec):
     per_flop: Fact[JoulesPerFlop] = Field(
         description="At 16 bits; narrower formats scale by their share of 16-bit time"
     )
-    per_token_layer: Fact[JoulesPerToken]
+    per_activation: Fact[JoulesPerElement] = Field(
+        description="Per element of a token's hidden state, in each layer; a tenth of it on every device of a tensor group"
+    )
+    scale: Fact[float] | None = Field(
+        None, description="One-point calibration: measured over predicted joules of steps, gaps left out"
+    )
+    measured: tuple[MeasuredPower, ...] = ()
 
 
 class Profile(Spec):

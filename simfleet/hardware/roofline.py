@@ -8,6 +8,8 @@ from simfleet.hardware.profile import Collective, DecodeAttention, Experts, Gemm
 LAUNCH, COMPUTE, MEMORY, LINK, HOST = "kernel launch", "compute", "memory bandwidth", "interconnect", "host"
 ELEMENTWISE_KERNELS, ELEMENTWISE_S = 4, 2.5e-6
 """Kernels of a layer besides products and attention, and the launch time of one [s] (fitted, docs/physics.md)."""
+SAMPLER_KERNELS, SAMPLER_BYTES = 2, 2.0 + 4.0 + 4.0
+"""Greedy sampling: one kernel reads 16-bit logits and writes 32-bit ones, one reads those for the largest; bytes per logit [B]."""
 OUT_BYTES = 2.0
 """Results are written in 16 bits."""
 ACTIVATION_BYTES = 2.0
@@ -146,6 +148,13 @@ def elementwise(bandwidth: float, efficiency: float, launch: float, tokens: floa
     moved = 16.0 * tokens * hidden
     launch_s = ELEMENTWISE_KERNELS * ELEMENTWISE_S * launch
     return Operator("elementwise", launch_s, memory_s=moved / (efficiency * bandwidth), bytes=moved)
+
+
+def sampler(bandwidth: float, efficiency: float, launch: float, rows: float, vocab: int) -> Operator:
+    """A token out of each row of logits: two kernels of 2.5 us, and 10 bytes per row and entry of the vocabulary."""
+    moved = SAMPLER_BYTES * rows * vocab
+    launch_s = SAMPLER_KERNELS * ELEMENTWISE_S * launch
+    return Operator("sampler", launch_s, memory_s=moved / (efficiency * bandwidth), bytes=moved)
 
 
 # -- between devices ------------------------------------------------------------------------------------------------------

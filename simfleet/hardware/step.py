@@ -1,11 +1,14 @@
 """Time and energy of one engine step of a model on a device: affine in context, which is what runs of steps rest on."""
 
 from collections.abc import Iterable
+from math import log2
 from typing import NamedTuple
+
+import numpy as np
 
 from simfleet.hardware.operators import Parallel, Precisions, Shard, Transfer
 from simfleet.hardware.power import Steps, governed
-from simfleet.hardware.profile import Profile
+from simfleet.hardware.profile import MeasuredPower, Profile
 from simfleet.hardware.roofline import COMPUTE, MEMORY, Operator
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
@@ -27,10 +30,12 @@ Reach = tuple[float, float, float]
 """Of prompt chunks: query-key pairs, keys, and keys of the longest."""
 
 
+REPEATED = 0.1
+"""Share of the energy of activations that every device of a tensor group spends again; the rest is shared out [docs/energy.md]."""
 SLOWING = 0.62
 """A step bound by arithmetic takes so much longer per second of power beyond a cap [17 pairs of H200 runs, docs/energy.md]."""
-MEMORY_CLOCKED = 0.2
-"""Share of reading from memory that the clock of the arithmetic slows [docs/energy.md]."""
+MEMORY_CLOCKED = 0.05
+"""Share of reading from memory that the clock of the arithmetic slows [12 capped runs of an RTX PRO 6000, docs/energy.md]."""
 
 
 class HostConstants(NamedTuple):
@@ -98,9 +103,12 @@ class StepCost:
         self.limit_w, self.idle_w, self.gap_w = (
             fact.value * self.devices for fact in (watts.limit, watts.idle, watts.gap)
         )
-        self._device_gap_w, self._busy_w = watts.gap.value, watts.busy.value
-        self._byte_j, self._flop_j = watts.per_byte.value, watts.per_flop.value
-        self._layer_token_j = watts.per_token_layer.value * parallel.tensor * self._shard.halves / 2
+        scale = watts.scale.value if watts.scale is not None else 1.0
+        self._device_gap_w, self._busy_w = watts.gap.value, watts.busy.value * scale
+        self._byte_j, self._flop_j = watts.per_byte.value * scale, watts.per_flop.value * scale
+        self._measured = _measured_watts(watts.measured, model, self.devices)
+        on_all = 1.0 + REPEATED * (parallel.tensor - 1)
+        self._token_j = scale * watts.per_activation.value * model.hidden * self._shard.halves / 2 * on_all
         narrow = BYTES_PER_ELEMENT[precision.weights] < BYTES_PER_ELEMENT["bf16"]
         layer_s = host.eager_layer_s + (host.eager_narrow_s if narrow else 0.0)
         eager_s = layer_s * self._shard.halves / 2 + host.eager_collective_s * self._shard.collectives
@@ -157,7 +165,9 @@ class StepCost:
             if tokens > self._graph_tokens:
                 late = self._eager_s + head[0] - seconds
                 if late > 0.0:
-                    return seconds + late, joules + self.gap_w * late
+                    seconds, joules = seconds + late, joules + self.gap_w * late
+        if self._measured:
+            joules = self._measured_w(rows) * seconds
         return seconds, joules
 
     def governed(self, tokens: int, free: Steps, cap_w: float) -> Steps:
@@ -191,7 +201,7 @@ class StepCost:
         operators = [
             Operator("host", host_s=host_s),
             *shard.trunk(self._share(rows + prompt)),
-            shard.head(self._share(sampled)),
+            *shard.head(self._share(sampled)),
         ]
         if rows:
             seen = {False: context, True: min(context, self.limit or context)}
@@ -209,7 +219,8 @@ class StepCost:
             operators += self._prompt_operators(prompt, whole, limited_)
         known_s = sum(operator.seconds for operator in operators) - host_s
         if prompt and rows + prompt > self._host.graph_tokens:
-            late = self._eager_s - (known_s - shard.head(self._share(sampled)).seconds)
+            head_s = sum(operator.seconds for operator in shard.head(self._share(sampled)))
+            late = self._eager_s - (known_s - head_s)
             operators.append(Operator("launches one by one", host_s=max(late, 0.0)))
         return [operator for operator in operators if operator.seconds]
 
@@ -247,18 +258,25 @@ class StepCost:
             slopes.append((seconds / split, joules / split))
         (t_ctx, e_ctx), (t_lim, e_lim) = slopes
         t0, e0 = trunk[0] + head[0] + fixed[0], trunk[1] + head[1] + fixed[1]
+        if self._measured:
+            e0, e_ctx, e_lim = (self._measured_w(rows) * seconds for seconds in (t0, t_ctx, t_lim))
         line = self._lines[rows] = (t0, t_ctx, t_lim, e0, e_ctx, e_lim)
         return line
+
+    def _measured_w(self, rows: int) -> float:
+        """Measured watts of all devices, straight between the logarithms of the measured batches and level beyond them."""
+        batches, watts = zip(*self._measured, strict=True)
+        return self.devices * float(np.interp(log2(max(rows, 1)), np.log2(batches), watts))
 
     def _trunk(self, tokens: int) -> Cost:
         """What depends on the number of tokens alone: projections, MLP or experts, elementwise, all-reduce."""
         seconds, joules = self._cost(self._shard.trunk(self._share(tokens)), tokens)
-        cost = self._trunks[tokens] = (seconds, joules + self._layer_token_j * tokens)
+        cost = self._trunks[tokens] = (seconds, joules + self._token_j * tokens)
         return cost
 
     def _head(self, sampled: int) -> Cost:
-        """What depends on the rows that emit a token: the LM head, and the host, while which the device waits."""
-        seconds, joules = self._cost([self._shard.head(self._share(sampled))], sampled)
+        """What depends on the rows that emit a token: the LM head, the sampler, and the host, while which the device waits."""
+        seconds, joules = self._cost(self._shard.head(self._share(sampled)), sampled)
         host_s = self._host.host_s + self._host.per_sequence_s * sampled
         cost = self._heads[sampled] = (seconds + host_s, joules + self.gap_w * host_s)
         return cost
@@ -309,6 +327,12 @@ class StepCost:
         """E = P_busy*t and the joules of one device, times the devices; stages without a micro-batch draw P_gap."""
         busy = self.devices / self._stages * min(self._stages, max(tokens, 1))
         return seconds, (joules + self._busy_w * seconds) * busy + self._device_gap_w * (self.devices - busy) * seconds
+
+
+def _measured_watts(tables: Iterable[MeasuredPower], model: Model, devices: int) -> list[tuple[int, float]]:
+    """Sequences and watts of one device, in order, where this model was measured on so many devices."""
+    found = [table for table in tables if (table.model, table.devices) == (model.name, devices)]
+    return sorted(found[0].watts.items()) if found else []
 
 
 def _one_limit(model: Model) -> int | None:

@@ -22,7 +22,8 @@ def energy(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
     """
     used = list(used)
     sums, counts = total(used), _counts(accounts)
-    prompts, answers = caused(run, accounts)
+    causes = caused(run, accounts)
+    prompts, answers = causes.prompts, causes.answers
     found: Json = {"joules": {scope: sums.joules(scope) for scope in BOUNDARIES}}
     for name, share, tokens in (
         ("joules_per_output_token", sums, counts["output"]),
@@ -34,6 +35,7 @@ def energy(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
     ):
         found[name] = {scope: over(share.joules(scope), tokens) for scope in BOUNDARIES}
     found |= {
+        "provisioned_joules_per_output_token": over(sums.provisioned_j, counts["output"]),
         "idle_j": sums.accelerator_j - sums.accelerator_active_j,
         "unattributed_facility_j": _unused(used).facility_j,
         "mean_accelerator_w": over(sums.accelerator_j, run.records.duration_s),
@@ -51,14 +53,19 @@ def cost(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
     """Dollars of the shares `used`: total, per million tokens in parts that sum to the whole, per request, and what they bought."""
     used = list(used)
     sums, counts = total(used), _counts(accounts)
-    prompts, answers = caused(run, accounts)
+    causes = caused(run, accounts)
+    prompts, answers = causes.prompts, causes.answers
     tokens = counts["input"] + counts["output"]
     return {
         "usd_total": sums.usd,
-        "usd_input": prompts.usd,
+        "usd_input": causes.new.usd,
+        "usd_cached_input": causes.cached.usd,
         "usd_output": answers.usd,
         "usd_unattributed": _unused(used).usd,
-        "usd_per_mtok_input": over(prompts.usd * 1e6, counts["input"]),
+        "electricity_usd_metered": sums.electricity_usd,
+        "electricity_share": over(sums.electricity_usd, sums.usd),
+        "usd_per_mtok_input": over(causes.new.usd * 1e6, counts["input"] - counts["cached"]),
+        "usd_per_mtok_cached_input": over(causes.cached.usd * 1e6, counts["cached"]),
         "usd_per_mtok_output": over(answers.usd * 1e6, counts["output"])
         or None,  # no answer went beyond its first token
         "usd_per_mtok_total": over(sums.usd * 1e6, tokens),
@@ -90,6 +97,7 @@ def _unused(used: list[Share]) -> Share:
 def _counts(accounts: list[Account]) -> dict[str, int]:
     return {
         "input": sum(account.input_tokens for account in accounts),
+        "cached": sum(account.cached_tokens for account in accounts),
         "output": sum(account.output_tokens for account in accounts),
         "completed": sum(account.completed for account in accounts),
     }

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simfleet.facility.caps import Caps
 from simfleet.records import Account, Status
 from simfleet.report.assumptions import assumptions
 from simfleet.report.cost import cost, energy, over, waterfall
 from simfleet.report.shares import caused, utilisation, whole
-from simfleet.report.validity import validity
+from simfleet.report.validity import facility_range_j, validity
 from simfleet.run import NO_CLASS, Run
 from simfleet.spec import Spec
 
@@ -21,6 +22,8 @@ SAMPLES = {0.5: 20, 0.9: 100, 0.95: 200, 0.99: 2000}
 """Percentile -> fewest samples for which it is given."""
 REGIME_SAMPLES = 8
 """Fewer requests than this show no trend: the regime is `stable`."""
+
+NO_TENANT = "(no tenant)"
 
 Array = NDArray[np.float64]
 Json = dict[str, Any]
@@ -36,9 +39,12 @@ FORMULAS = {
     "joules_per_input_token": "all joules within the boundary / input tokens; not to be added to the former",
     "prefill_joules_per_input_token": "joules caused by prompts / input tokens; with the next, the parts sum to the whole",
     "decode_joules_per_output_token": "joules caused by answers / output tokens",
-    "usd_per_mtok_input": "dollars by the device-seconds that prompts caused / input tokens * 1e6",
+    "provisioned_joules_per_output_token": "facility joules with every device at its power limit all the time / output tokens",
+    "usd_per_mtok_input": "dollars by the device-seconds that prompts' new tokens caused / input tokens not cached * 1e6",
+    "usd_per_mtok_cached_input": "dollars by the device-seconds of attention to tokens found in the prefix cache / these tokens * 1e6",
     "usd_per_mtok_output": "dollars by the device-seconds that answers caused / output tokens * 1e6",
     "usd_per_mtok_total": "all dollars / (input + output tokens) * 1e6",
+    "electricity_share": "facility joules at the site's price / all dollars; of rent, what is in it for electricity",
     "spent_usd": "dollars by device time: with work for prompts, with work for answers, without work; they sum to usd_total",
 }
 
@@ -64,11 +70,12 @@ def summarise(run: Run) -> Json:
             "attainment": attainment(run)["all"],
             "goodput": goodput(run, everything),
             "throughput": throughput(run, pools),
-            "energy": energy(run, used, accounts),
+            "energy": energy(run, used, accounts) | {"peak_facility_w": peak_facility_w(run, pools)},
             "cost": cost(run, used, accounts) | {"lines_usd": waterfall(run, pools)},
             "pools": [_pool(run, number) for number in pools],
             "classes": [_class(run, name) for name in run.classes],
             "models": [_model(run, name) for name in dict.fromkeys(s.model.name for s in run.scenario.workload.streams)],
+            **_tenants(run),
             "validity": validity(run),
             "assumptions": assumptions(run),
             "formulas": FORMULAS,
@@ -209,7 +216,24 @@ def throughput(run: Run, pools: Sequence[int]) -> Json:
     rates["total"] = rates["output"] + rates["input"]
     found: Json = {f"{name}_tok_s": over(tokens, seconds) for name, tokens in rates.items()}
     found |= {f"{name}_tok_s_per_device": over(tokens, seconds * devices) for name, tokens in rates.items()}
+    cached = sum(account.cached_tokens for account in chosen)
+    found["cached_input_share"] = over(cached, rates["input"])
     return found | {"requests_per_s": over(sum(account.completed for account in chosen), seconds)}
+
+
+def peak_facility_w(run: Run, pools: Sequence[int]) -> float | None:
+    """The most that some pools drew together at their meters, of the means between two rows of the timeline [W]."""
+    rows = run.records.timeline.array()
+    if not len(rows):
+        return None
+    return float(sum(rows["facility_w"][rows["pool"] == number] for number in pools).max())
+
+
+def _power_caps(run: Run, name: str) -> list[float] | None:
+    """Least and most that a device of a pool was allowed to draw during the run [W]; None where no limit but its own held."""
+    caps, pool = Caps(run.scenario.pools, run.scenario.sites), run.scenario.pools[name]
+    watts = [caps.device_w(name, time_s) for time_s in caps.times(run.records.duration_s)]
+    return [min(watts), max(watts)] if min(watts) < pool.profile.power.limit.value else None
 
 
 # -- groups ---------------------------------------------------------------------------------------------------------------
@@ -230,7 +254,9 @@ def _pool(run: Run, number: int) -> Json:
             "steps_short_of_blocks": ledger.kv_stalls, "steps_short_of_seats": ledger.seat_stalls,
         },
         "waiting_peak_per_replica": ledger.waiting_peak, "iterations": ledger.iterations,
-        "energy": energy(run, [whole(run, number)], accounts),
+        "device_power_cap_w": _power_caps(run, ledger.name),
+        "energy": energy(run, [whole(run, number)], accounts)
+        | {"peak_facility_w": peak_facility_w(run, [number]), "facility_range_j": facility_range_j(run, number)},
         "cost": cost(run, [whole(run, number)], accounts) | {"lines_usd": waterfall(run, [number])},
     }  # fmt: skip
 
@@ -253,6 +279,22 @@ def _model(run: Run, name: str) -> Json:
     streams = run.scenario.workload.streams
     accounts = [account for account in run.records.accounts if streams[account.stream].model.name == name]
     return {"name": name, "requests": requests(accounts), **_attributed(run, accounts)}
+
+
+def _tenants(run: Run) -> Json:
+    """The group `tenants`, where a stream has one."""
+    streams = run.scenario.workload.streams
+    if all(stream.tenant is None for stream in streams):
+        return {}
+    groups: dict[str, list[Account]] = {stream.tenant or NO_TENANT: [] for stream in streams}
+    for account in run.records.accounts:
+        groups[streams[account.stream].tenant or NO_TENANT].append(account)
+    return {
+        "tenants": [
+            {"name": name, "requests": requests(accounts), **_attributed(run, accounts)}
+            for name, accounts in groups.items()
+        ]
+    }
 
 
 def _attributed(run: Run, accounts: list[Account]) -> Json:

@@ -126,7 +126,13 @@ def _pools(report: Json) -> Table:
         )  # fmt: skip
     columns = ("pool", "devices", "busy", "KV mean / peak", "preempted", "W", "tok/s out", "J/tok out", "$/Mtok out")
     notes = [f"{pool['name']} is held back by {pool['binds']}" for pool in report["pools"]]
+    notes += [_capped(pool) for pool in report["pools"] if pool["device_power_cap_w"]]
     return Table("Pools (W of the accelerators, J at the meter)", columns, rows, notes)
+
+
+def _capped(pool: Json) -> str:
+    low, high = (number(watts) for watts in pool["device_power_cap_w"])
+    return f"{pool['name']}: a device may draw {low if low == high else f'{low} to {high}'} W"
 
 
 def _energy(report: Json) -> Table:
@@ -139,11 +145,15 @@ def _energy(report: Json) -> Table:
     ]  # fmt: skip
     columns = ("boundary", "kWh", "J/tok out", "prompt J/tok in", "answer J/tok out", "J/request")
     heading = (
-        f"Energy ({number(used['mean_facility_w'] and used['mean_facility_w'] / 1e3)} kW at the meter, "
+        f"Energy ({_kilowatts(used['mean_facility_w'])} kW at the meter, {_kilowatts(used['peak_facility_w'])} at its peak, "
         f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
     )
     note = "J/tok out counts all joules; prompt and answer joules are its parts, and add up to the whole"
     return Table(heading, columns, rows, [note])
+
+
+def _kilowatts(watts: float | None) -> str:
+    return number(watts and watts / 1e3)
 
 
 def _cost(report: Json) -> Table:

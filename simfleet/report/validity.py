@@ -10,9 +10,38 @@ ESTIMATE_FACTOR = 1.5
 """How far times may be off, either way, where a device's step constants are its class's (docs/hardware.md)."""
 
 
+POWER_ESTIMATE = 0.3
+"""How far watts may be off, either way, where a device's power constants are scaled from its TDP (docs/energy.md)."""
+
+
 def validity(run: Run) -> list[str]:
-    """One sentence per pool: how far off the same device and engine were, or in what the run goes beyond what was compared."""
-    return [f"{name}: {_of(run, number, pool)}" for number, (name, pool) in enumerate(run.scenario.pools.items())]
+    """How far off the same device and engine were, or in what a pool goes beyond what was compared; and what estimated watts imply."""
+    pools = list(enumerate(run.scenario.pools.items()))
+    times = [f"{name}: {_of(run, number, pool)}" for number, (name, pool) in pools]
+    watts = [f"{name}: {line}" for number, (name, _) in pools if (line := _watts(run, number))]
+    return times + watts
+
+
+def facility_range_j(run: Run, number: int) -> list[float] | None:
+    """Joules at the meter of a pool if the watts of its devices, only estimated, are off by POWER_ESTIMATE; None where they are fitted."""
+    ledger = run.records.pools[number]
+    pool = run.scenario.pools[ledger.name]
+    power = pool.profile.power
+    if power.busy.grade != "estimate" or power.measured or not ledger.node_j:
+        return None
+    per_device_j = pool.profile.server.factor.value * ledger.facility_j / ledger.node_j
+    off_j = POWER_ESTIMATE * ledger.active_j * per_device_j
+    return [ledger.facility_j - off_j, ledger.facility_j + off_j]
+
+
+def _watts(run: Run, number: int) -> str:
+    """What a pool's estimated watts imply for its joules per token."""
+    ledger, span = run.records.pools[number], facility_range_j(run, number)
+    if span is None or not ledger.output_tokens:
+        return ""
+    low, high = (joules / ledger.output_tokens for joules in span)
+    device = run.scenario.pools[ledger.name].profile.name
+    return f"watts of {device} are estimates: {low:.3g} to {high:.3g} J per output token at the meter rather than one number"
 
 
 def _of(run: Run, number: int, pool: Pool) -> str:

@@ -8,7 +8,7 @@ from simpy import Environment, Event, Timeout
 
 from simfleet.records import Account, Records, Status
 from simfleet.serving.batching import Request
-from simfleet.serving.replica import Replica
+from simfleet.serving.replica import Replica, Snapshot
 from simfleet.serving.routing import Router
 
 
@@ -22,6 +22,16 @@ class Lane(NamedTuple):
     timeout_s: float
     max_context: int
     cached_tokens: dict[int, int]  # of every prompt, by pool; empty where none
+
+
+def totals(pool: Sequence[Replica]) -> Snapshot:
+    """All replicas of a pool together now; tokens, joules and seconds off since the start."""
+    running, waiting, blocks, tokens, joules, off_s = (
+        sum(column) for column in zip(*(replica.snapshot() for replica in pool), strict=True)
+    )
+    meter = pool[0].meter
+    booked_j = meter.active_j + meter.idle_j
+    return Snapshot(running, waiting, blocks, tokens + meter.output_tokens, joules + booked_j, off_s + meter.off_s)
 
 
 class Fleet:

@@ -1,13 +1,12 @@
 """What the time and energy of a pool's replicas went into."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from simfleet.hardware.power import idle_j
+from simfleet.hardware.power import REST_S, Resting, State
 from simfleet.hardware.step import StepCost
 from simfleet.records import Floats, Sketch
-
-REST_S = 1.0
-"""Seconds without work after which a device falls from its gap watts to its idle watts [assumption, docs/physics.md]."""
 
 NOTES = 4096
 
@@ -19,10 +18,14 @@ tokens in KV memory before it, blocks free after it, blocks that it took."""
 class Meter:
     """Totals of one pool; joules are the accelerators', of all devices. Replicas note their runs; thousands are added up at once."""
 
-    def __init__(self, cost: StepCost, blocks: int, gaps: Sketch, warmup_s: float = 0.0) -> None:
+    def __init__(
+        self, cost: StepCost, blocks: int, gaps: Sketch, warmup_s: float = 0.0, states: Sequence[State] = ()
+    ) -> None:
         self.cost = cost
+        self.resting = Resting(cost.gap_w, cost.idle_w, REST_S, states)
         self.active_j = 0.0  # while steps ran
-        self.rest_s = 0.0
+        self.rest_s = 0.0  # replica-seconds without steps, waking up included
+        self.off_s = 0.0
         self.idle_j = 0.0
         self.prompts = 0  # prompts computed to the end: each brings a token
         self._blocks = blocks
@@ -72,11 +75,13 @@ class Meter:
     def rest(self, seconds: float) -> None:
         """A replica had no work for `seconds`."""
         self.rest_s += seconds
-        self.idle_j += self.rest_j(seconds)
+        self.off_s += self.resting.off_s(seconds)
+        self.idle_j += self.resting.joules(seconds)
 
-    def rest_j(self, seconds: float) -> float:
-        """Joules of a replica in `seconds` without work."""
-        return idle_j(self.cost.gap_w, self.cost.idle_w, REST_S, seconds)
+    def wake(self, seconds: float) -> None:
+        """A replica spent `seconds` waking up, awake but not computing."""
+        self.rest_s += seconds
+        self.idle_j += self.cost.gap_w * seconds
 
     @property
     def iterations(self) -> int:

@@ -21,13 +21,14 @@ Line = tuple[float, float]
 
 
 class Snapshot(NamedTuple):
-    """Where a replica stands at an instant; tokens and joules are those that the meter does not know of yet, joules linear within a run."""
+    """Where a replica stands at an instant; what counts up is what the meter does not know of yet, joules linear within a run."""
 
     running: int
     waiting: int
     blocks: int
     output_tokens: int
     joules: float
+    off_s: float = 0.0
 
 
 class Replica:
@@ -102,11 +103,12 @@ class Replica:
             self._cut(self.env.now)
 
     def _rouse(self) -> None:
-        """From rest: plan once all that arrives at this instant has arrived."""
-        self.meter.rest(self.env.now - self._start_s)
+        """From rest: wake up, then plan once all that arrives at this instant has arrived."""
+        rested_s = self.env.now - self._start_s
+        self.meter.rest(rested_s)
         self._start_s = self.env.now
         self._steps = 0
-        self._sleep(0.0)
+        self._sleep(self.meter.resting.wake_s(rested_s))
 
     def _cut(self, time_s: float) -> None:
         """End the run with the step that is in progress at `time_s`, if it goes on beyond that."""
@@ -126,6 +128,8 @@ class Replica:
         if event is self._armed:
             if self._steps:
                 self._apply(self._steps)
+            elif self.env.now > self._start_s:
+                self.meter.wake(self.env.now - self._start_s)
             self._plan()
 
     def _elapsed(self, steps: int) -> float:
@@ -216,20 +220,24 @@ class Replica:
         seconds, joules = self._cost.mixed(
             tokens, sampled, rows, context, limited, pairs, keys, longest, pairs_limited, keys_seen, longest_seen
         )
-        seconds, joules = self._capped(tokens, seconds, joules)
+        if joules > self.cap_w * seconds:
+            seconds, joules = self._capped(tokens, seconds, joules)
         self._time, self._energy, self._decodes = (seconds, 0.0), (joules, 0.0), (0.0, 0.0)
         if rows:
             t0, t_ctx, t_lim, e0, e_ctx, e_lim = self._cost.decode(rows)
             alone_s, alone_j = t0 + t_ctx * context + t_lim * limited, e0 + e_ctx * context + e_lim * limited
-            self._decodes = self._capped(rows, alone_s, alone_j)
+            if alone_j > self.cap_w * alone_s:
+                alone_s, alone_j = self._capped(rows, alone_s, alone_j)
+            self._decodes = (alone_s, alone_j)
         self._steps = 1
         self._sleep(seconds)
 
     def _capped(self, tokens: int, seconds: float, joules: float) -> tuple[float, float]:
-        """Seconds and joules of one step under the power cap."""
-        if joules <= self.cap_w * seconds:
-            return seconds, joules
-        step = self._cost.governed(tokens, Steps(seconds, 0.0, joules, 0.0, 1), self.cap_w)
+        """Seconds and joules of one step that would draw more than the power cap."""
+        cap_w = self.cap_w
+        if cap_w == self._cost.limit_w:  # times were measured under it
+            return seconds, cap_w * seconds
+        step = self._cost.governed(tokens, Steps(seconds, 0.0, joules, 0.0, 1), cap_w)
         return step.first_s, step.first_j
 
     def _apply(self, steps: int) -> None:
@@ -286,7 +294,7 @@ class Replica:
         self.meter.prompts += 1
         if isnan(request.first_s):
             request.first_s = now
-            request.account.input_tokens += request.input_tokens
+            request.account.prompt(request.input_tokens, request.cached)
         else:
             self.meter.gap(request.last_s, now - request.last_s)
         if request.generated < request.output_tokens:
@@ -306,9 +314,10 @@ class Replica:
         kv, rows, steps = scheduler.kv, len(scheduler.batch.rows), self._steps
         running, held = rows + len(scheduler.chunks), kv.total - kv.free
         if self._armed is None:
-            return Snapshot(running, scheduler.waiting, held, 0, self.meter.rest_j(passed))
+            resting = self.meter.resting
+            return Snapshot(running, scheduler.waiting, held, 0, resting.joules(passed), resting.off_s(passed))
         if not steps:
-            return Snapshot(running, scheduler.waiting, held, 0, 0.0)
+            return Snapshot(running, scheduler.waiting, held, 0, self._cost.gap_w * passed)
         done = self._steps_done(passed)
         grown = kv.growth(scheduler.batch.step, done, rows) if rows and done else 0
         joules = passed / self._elapsed(steps) * steps * (self._energy[0] + self._energy[1] * (steps - 1) / 2)
@@ -320,6 +329,8 @@ class Replica:
             self.meter.rest(self.env.now - self._start_s)
         elif self._steps:
             self._close_run(self.env.now - self._start_s)
+        else:
+            self.meter.wake(self.env.now - self._start_s)
         self._armed, self._start_s = None, self.env.now
         for request in self.scheduler.drain():
             self._ended(request, Status.IN_FLIGHT)

@@ -39,6 +39,7 @@ class Stream(Spec):
     name: str = Field(min_length=1)
     model: Annotated[Model, Named("models")]
     service_class: str | None = Field(None, alias="class")
+    tenant: str | None = Field(None, min_length=1, description="Who pays: a group of its own in the report")
     region: str | None = Field(None, description="Where the clients are; a site's `network_latency` names it")
     preset: str | None = Field(
         None, description="Workload preset: its `arrival` and `tokens`, with the keys given here laid over"

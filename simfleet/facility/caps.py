@@ -1,0 +1,113 @@
+"""Power caps: what a device may draw, from all the limits that hold above it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from typing import NamedTuple, Protocol
+
+from simfleet.facility.site import Site, node_j, rated_w, servers_of
+from simfleet.hardware.profile import Profile
+from simfleet.signals import Signal
+
+
+class Powered(Protocol):
+    """What a cap needs to know of a pool."""
+
+    @property
+    def site(self) -> str: ...
+    @property
+    def profile(self) -> Profile: ...
+    @property
+    def power_cap(self) -> Signal | None: ...
+    @property
+    def power_limit(self) -> Signal | None: ...
+    @property
+    def devices(self) -> int: ...
+
+
+class Bound(NamedTuple):
+    """One limit as it reaches the devices of a pool [W per device], and where it was written."""
+
+    watts: float
+    path: tuple[str, ...]
+
+
+class Caps:
+    """Watts per device of every pool over time: the least of its own cap and of its even share of each limit above it.
+
+    A limit is shared before anything runs, as if all devices drew their caps at once, so it is never exceeded:
+
+        pool  W_device = (limit - host * servers) / (factor * devices)
+        rack  the same with the rack's servers and devices
+        site  W_device = scale * the device's own limit, one scale for all pools:
+              scale = ((limit - fixed * rated) / share - sum of host * servers) / sum of factor * own limit * devices
+    """
+
+    def __init__(self, pools: Mapping[str, Powered], sites: Mapping[str, Site]) -> None:
+        self._pools, self._sites = pools, sites
+        signals: list[Signal | None] = [s for pool in pools.values() for s in (pool.power_cap, pool.power_limit)]
+        for site in sites.values():
+            signals += [site.power_limit, site.overhead.wet_bulb_c if site.power_limit is not None else None]
+        self._signals: Sequence[Signal] = [signal for signal in signals if signal is not None]
+
+    def device_w(self, name: str, time_s: float) -> float:
+        """What a device of a pool may draw at that time [W]."""
+        own_w = self._pools[name].profile.power.limit.value
+        return min([own_w, *(bound.watts for bound in self.bounds(name, time_s))])
+
+    def bounds(self, name: str, time_s: float) -> Iterator[Bound]:
+        """All limits that reach a pool, at that time."""
+        pool, site = self._pools[name], self._sites[self._pools[name].site]
+        server = pool.profile.server
+        if pool.power_cap is not None:
+            yield Bound(pool.power_cap.at(time_s), ("pools", name, "power_cap"))
+        if pool.power_limit is not None:
+            servers = servers_of(server, pool.devices)
+            watts = _left(pool.power_limit.at(time_s), pool.profile, servers) / pool.devices
+            yield Bound(watts, ("pools", name, "power_limit"))
+        if site.rack is not None:
+            watts = _left(site.rack.limit, pool.profile, site.rack.servers)
+            yield Bound(watts / (site.rack.servers * server.devices), ("sites", pool.site, "rack"))
+        if site.power_limit is not None:
+            scale = self._scale(pool.site, site.power_limit.at(time_s), time_s)
+            yield Bound(scale * pool.profile.power.limit.value, ("sites", pool.site, "power_limit"))
+
+    def _scale(self, site_name: str, limit_w: float, time_s: float) -> float:
+        """Share of its own limit that every device of a site may draw."""
+        site = self._sites[site_name]
+        pools = [pool for pool in self._pools.values() if pool.site == site_name]
+        rated = sum(rated_w(pool.profile, pool.devices) for pool in pools)
+        hosts_w = sum(_wall_w(pool, 0.0) for pool in pools)
+        it_w = (limit_w - site.fixed * rated) / site.share(time_s)
+        return (it_w - hosts_w) / (rated - hosts_w)
+
+    def least_w(self, site_name: str, time_s: float) -> float:
+        """What a site draws at the meter with all its devices awake and without work [W]."""
+        site = self._sites[site_name]
+        pools = [pool for pool in self._pools.values() if pool.site == site_name]
+        return sum(
+            site.facility_j(
+                _wall_w(pool, pool.profile.power.gap.value), rated_w(pool.profile, pool.devices), 1.0, time_s
+            )
+            for pool in pools
+        )
+
+    def next_change(self, time_s: float) -> float:
+        """The first time after `time_s` at which some cap may change [s]; inf if none."""
+        return min((signal.next_change(time_s) for signal in self._signals), default=inf)
+
+    def times(self, end_s: float) -> Iterator[float]:
+        """0, and every time up to `end_s` at which a cap may change; of what repeats, the first two weeks."""
+        time_s, end_s = 0.0, min(end_s, 1_209_600.0)
+        while time_s <= end_s:
+            yield time_s
+            time_s = self.next_change(time_s)
+
+
+def _wall_w(pool: Powered, device_w: float) -> float:
+    """Wall watts of a pool whose devices draw `device_w` each."""
+    return node_j(pool.profile.server, device_w * pool.devices, servers_of(pool.profile.server, pool.devices), 1.0)
+
+
+def _left(limit_w: float, profile: Profile, servers: float) -> float:
+    """Watts that a limit at the wall leaves for all devices of some servers."""
+    return (limit_w - profile.server.host.value * servers) / profile.server.factor.value
