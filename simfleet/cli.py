@@ -1,11 +1,9 @@
 """The command line: text for people, JSON for programs, exit codes for scripts."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import click
 
@@ -15,46 +13,41 @@ from simfleet.library import Library
 from simfleet.result import Result
 from simfleet.scenario import Scenario, json_schema, load
 from simfleet.simulation import simulate
+from simfleet.terminal import (
+    BAD_INPUT,
+    SIMULATION_ERROR,
+    bad_input,
+    overrides_option,
+    pairs,
+    paths_option,
+    simulated_progress,
+    stop,
+    variant_option,
+)
 from simfleet.workload import describe
 
-BAD_INPUT, SIMULATION_ERROR = 2, 4
 SHOWN = ("bf16", "fp8", "int8", "fp4")
 
 
-def _stop(message: object, code: int) -> NoReturn:
-    click.echo(message, err=True)
-    raise SystemExit(code)
+ELSEWHERE: dict[str, str] = {}
+"""Commands of other rooms, `module:name`, which are imported when they are asked for."""
 
 
-@contextmanager
-def _bad_input() -> Iterator[None]:
-    """One clear message and exit code 2 for whatever the user got wrong."""
-    try:
-        yield
-    except SpecError as error:
-        _stop(error, BAD_INPUT)
-    except (LookupError, OSError) as error:
-        _stop(f"error: {error.args[0] if isinstance(error, LookupError) else error}", BAD_INPUT)
-    except ValueError as error:
-        _stop(f"error: {error}", BAD_INPUT)
-    except ImportError as error:
-        _stop(f"error: {error}; `pip install simfleet[parquet]` brings it", BAD_INPUT)
+class Commands(click.Group):
+    """The commands here and those ELSEWHERE."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = ELSEWHERE[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
 
 
-_paths = click.option(
-    "--path",
-    "paths",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Folder of own profiles and models; repeatable.",
-)
-_overrides = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, such as pools.chat.replicas=8."
-)
-_variant = click.option("--variant", help="One of the scenario's variants.")
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="simfleet")
 def cli() -> None:
     """Simulate a fleet of inference servers: latency, dollars and joules per token."""
@@ -65,9 +58,9 @@ def cli() -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same scenario and seed, same bytes."
 )
-@_overrides
-@_variant
-@_paths
+@overrides_option
+@variant_option
+@paths_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -88,52 +81,30 @@ def run(
     """Run SCENARIO, a file or a shipped name, and print the report."""
     if requests and out is None:
         raise click.UsageError("--requests needs --out DIR to write to")
-    with _bad_input():
-        spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+    with bad_input():
+        spec = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
     result = _simulate(spec, seed, detail=requests is not None)
     if out is not None:
-        with _bad_input():
+        with bad_input():
             result.save(out, requests=requests)
     click.echo({"text": result.text, "json": result.json, "md": result.markdown}[form]().rstrip("\n"))
 
 
-def _pairs(overrides: tuple[str, ...]) -> list[tuple[str, str]]:
-    for text in overrides:
-        if "=" not in text:
-            raise click.UsageError(f"--set expects PATH=VALUE such as pools.chat.replicas=8, got `{text}`")
-    return [(text.partition("=")[0], text.partition("=")[2]) for text in overrides]
-
-
 def _simulate(scenario: Scenario, seed: int, detail: bool) -> Result:
     try:
-        with _progress(scenario.horizon) as progress:
+        with simulated_progress(scenario.horizon) as progress:
             return simulate(scenario, seed=seed, requests=detail, progress=progress)
     except Exception as error:  # scripts tell a broken run from bad input by its exit code
-        _stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
-
-
-@contextmanager
-def _progress(horizon_s: float | None) -> Iterator[Any]:
-    """A bar in simulated time, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
-
-    text = TextColumn("simulated {task.completed:,.0f} s")
-    with Progress(text, BarColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("run", total=horizon_s)
-        yield lambda now: bar.update(task, completed=now)
+        stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
 
 
 @cli.command()
 @click.argument("scenarios", nargs=-1, required=True)
-@_overrides
-@_variant
-@_paths
+@overrides_option
+@variant_option
+@paths_option
 def validate(
     scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
 ) -> None:
@@ -141,7 +112,7 @@ def validate(
     failed = False
     for scenario in scenarios:
         try:
-            spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+            spec = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths)
             click.echo(f"{scenario}: ok ({len(spec.pools)} pools, {len(spec.workload.streams)} streams)")
         except (SpecError, LookupError) as error:
             click.echo(error.args[0] if isinstance(error, LookupError) else error, err=True)
@@ -158,10 +129,10 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@_paths
+@paths_option
 def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
     """List the hardware profiles, or explain one with the source of every number."""
-    with _bad_input():
+    with bad_input():
         library = Library(paths)
         if name is None:
             click.echo("\n".join(_profile_line(library, name) for name in library.names("hardware_profiles")))
@@ -205,10 +176,10 @@ def _si(value: Any) -> str:
 
 
 @cli.command()
-@_paths
+@paths_option
 def scenarios(paths: tuple[Path, ...]) -> None:
     """List the scenarios that can be run by name."""
-    with _bad_input():
+    with bad_input():
         library = Library(paths)
         for name in library.names("scenarios"):
             click.echo(f"{name:22} {library.document('scenarios', name).data.get('description', '')}")
@@ -223,15 +194,15 @@ def workload() -> None:
 @click.argument("scenario")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@_overrides
-@_variant
-@_paths
+@overrides_option
+@variant_option
+@paths_option
 def describe_workload(
     scenario: str, seed: int, form: str, overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
 ) -> None:
     """Rate, dispersion and lengths of every stream of SCENARIO, or of a trace: `--set workload.streams.chat.trace=...`."""
-    with _bad_input():
-        spec = load(scenario, overrides=_pairs(overrides), variant=variant, paths=paths)
+    with bad_input():
+        spec = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths)
         described = describe.streams(spec.workload, seed, spec.horizon)
     click.echo(json.dumps(described, indent=2) if form == "json" else describe.text(described))
 
@@ -250,7 +221,7 @@ def describe_workload(
 @click.option("--model", "models", multiple=True, help="With --engine: rows of this model only; repeatable.")
 @click.option("--leave-out", help="With --engine: fit afresh without this model, then score its rows.")
 @click.option("--out", type=click.Path(path_type=Path), help="Profile to write; without --profile: a folder.")
-@_paths
+@paths_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def calibrate(
     files: tuple[Path, ...], name: str | None, engine: str | None, what: Literal["engine", "devices", "both"], models: tuple[str, ...],
@@ -261,7 +232,7 @@ def calibrate(
     from simfleet.evidence import writing  # noqa: PLC0415
 
     library = Library(paths)
-    with _bad_input():
+    with bad_input():
         if engine is not None:
             _tune(files, engine, library, what, models, name, leave_out, out)
             return
@@ -297,8 +268,8 @@ def _tune(
 
 @cli.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_overrides
-@_paths
+@overrides_option
+@paths_option
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
@@ -320,10 +291,10 @@ def accuracy(
     from simfleet.evidence import pictures  # noqa: PLC0415
     from simfleet.evidence.accuracy import accuracy as compare  # noqa: PLC0415
 
-    with _bad_input(), ProcessPoolExecutor(workers) as executor, _progress(None) as progress:
+    with bad_input(), ProcessPoolExecutor(workers) as executor, simulated_progress(None) as progress:
         done = None if progress is None else lambda rows, _: progress(rows)
-        found = compare(files, Library(paths), _pairs(overrides), executor, done)
-    with _bad_input():
+        found = compare(files, Library(paths), pairs(overrides), executor, done)
+    with bad_input():
         if folder is not None:
             measured = pictures.read_series(series, Library(paths)) if series is not None else {}
             pictures.save(found.compared, folder, measured)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from click import Context
 
 from simfleet import load, simulate
 from simfleet.cli import cli
@@ -46,7 +47,7 @@ def test_commands_of_the_readme_exist() -> None:
     commands = [line.partition("#")[0].split() for line in lines if line.startswith("simfleet ")]
     assert len(commands) >= 6
     for words in commands:
-        command = cli.commands[words[1]]
+        command = cli.get_command(Context(cli), words[1])
         if words[1] == "workload":
             command = command.commands[words[2]]
         options = {name for parameter in command.params for name in parameter.opts}

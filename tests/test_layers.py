@@ -9,14 +9,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
-    ("cli",), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("report",), ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",),
-    ("workload",), ("series",), ("records", "streams", "signals"), ("spec",), ("document",), ("units",),
+    ("cli",), ("gate", "planning"), ("calibration", "sensitivity"), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("page",), ("report",),
+    ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",), ("workload",), ("series",), ("records", "streams", "signals"), ("spec", "terminal"),
+    ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ROOMS = {
     "simpy": ("serving", "simulation"),
-    "pandas": ("result", "report", "evidence"),
-    "matplotlib": ("report.plots", "evidence"),
+    "pandas": ("result", "report", "evidence", "calibration", "gate", "planning"),
+    "matplotlib": ("report.plots", "evidence", "planning"),
     "yaml": ("document",),
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
