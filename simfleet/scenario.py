@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from simfleet.document import Document, Location, Mark, Problem, SpecError, did_you_mean, overlay, override, read
-from simfleet.facility.caps import Caps
+from simfleet.facility.caps import Bound, Caps
 from simfleet.facility.cost import AnyCost, Rent
 from simfleet.facility.site import Site
 from simfleet.hardware.power import REST_S, State
@@ -357,11 +357,10 @@ class Scenario(Spec):
         caps, seen = Caps(self.pools, self.sites), set()
         for time_s in caps.times(end_s):
             for name, pool in self.pools.items():
-                least_w = pool.profile.power.gap.value
                 for bound in caps.bounds(name, time_s):
-                    if bound.watts < least_w and bound.path not in seen:
+                    if bound.watts < pool.profile.power.gap.value and bound.path not in seen:
                         seen.add(bound.path)
-                        yield bound.path, _too_little(pool, bound.watts, least_w, time_s)
+                        yield bound.path, _too_little(bound, time_s)
 
     def _stream_complaints(self) -> Iterator[Complaint]:
         served = {pool.network.name: None for pool in self.pools.values()}
@@ -402,12 +401,10 @@ class Scenario(Spec):
         return built, (self._document, self._library)
 
 
-def _too_little(pool: Pool, watts: float, least_w: float, time_s: float) -> str:
+def _too_little(bound: Bound, time_s: float) -> str:
     when = f" at {time_s:g} s" if time_s else ""
-    return (
-        f"leaves {max(watts, 0.0):.0f} W per `{pool.profile.name}`{when}: "
-        f"expected at least the {least_w:g} W that it draws awake without work"
-    )
+    drawn = "what is drawn with all devices awake and without work"
+    return f"expected at least {bound.least_w:,.0f} W, {drawn}, got {bound.limit_w:,.0f} W{when}"
 
 
 def built(document: Document, library: Library) -> Scenario:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import NamedTuple, Protocol
 
-from simfleet.facility.site import Site, node_j, rated_w, servers_of
-from simfleet.hardware.profile import Profile
+from simfleet.facility.site import Site, rated_w, servers_of
+from simfleet.hardware.profile import Profile, Server
 from simfleet.signals import Signal
 
 
@@ -25,9 +25,11 @@ class Powered(Protocol):
 
 
 class Bound(NamedTuple):
-    """One limit as it reaches the devices of a pool [W per device], and where it was written."""
+    """One limit as it reaches the devices of a pool."""
 
-    watts: float
+    watts: float  # per device
+    limit_w: float  # as it was written
+    least_w: float  # drawn, where it was written, with all devices awake and without work
     path: tuple[str, ...]
 
 
@@ -57,39 +59,38 @@ class Caps:
     def bounds(self, name: str, time_s: float) -> Iterator[Bound]:
         """All limits that reach a pool, at that time."""
         pool, site = self._pools[name], self._sites[self._pools[name].site]
-        server = pool.profile.server
+        server, gap_w = pool.profile.server, pool.profile.power.gap.value
         if pool.power_cap is not None:
-            yield Bound(pool.power_cap.at(time_s), ("pools", name, "power_cap"))
+            cap_w = pool.power_cap.at(time_s)
+            yield Bound(cap_w, cap_w, gap_w, ("pools", name, "power_cap"))
         if pool.power_limit is not None:
-            servers = servers_of(server, pool.devices)
-            watts = _left(pool.power_limit.at(time_s), pool.profile, servers) / pool.devices
-            yield Bound(watts, ("pools", name, "power_limit"))
+            servers, limit_w = servers_of(server, pool.devices), pool.power_limit.at(time_s)
+            yield _shared(server, servers, limit_w, gap_w, ("pools", name, "power_limit"))
         if site.rack is not None:
-            watts = _left(site.rack.limit, pool.profile, site.rack.servers)
-            yield Bound(watts / (site.rack.servers * server.devices), ("sites", pool.site, "rack"))
+            yield _shared(server, site.rack.servers, site.rack.limit, gap_w, ("sites", pool.site, "rack"))
         if site.power_limit is not None:
-            scale = self._scale(pool.site, site.power_limit.at(time_s), time_s)
-            yield Bound(scale * pool.profile.power.limit.value, ("sites", pool.site, "power_limit"))
+            limit_w = site.power_limit.at(time_s)
+            watts = self._scale(pool.site, limit_w, time_s) * pool.profile.power.limit.value
+            yield Bound(watts, limit_w, self._least_w(pool.site, time_s), ("sites", pool.site, "power_limit"))
 
     def _scale(self, site_name: str, limit_w: float, time_s: float) -> float:
         """Share of its own limit that every device of a site may draw."""
-        site = self._sites[site_name]
-        pools = [pool for pool in self._pools.values() if pool.site == site_name]
-        rated = sum(rated_w(pool.profile, pool.devices) for pool in pools)
-        hosts_w = sum(_wall_w(pool, 0.0) for pool in pools)
+        site, (hosts_w, rated) = self._sites[site_name], self._walls(site_name)
         it_w = (limit_w - site.fixed * rated) / site.share(time_s)
         return (it_w - hosts_w) / (rated - hosts_w)
 
-    def least_w(self, site_name: str, time_s: float) -> float:
-        """What a site draws at the meter with all its devices awake and without work [W]."""
-        site = self._sites[site_name]
+    def _least_w(self, site_name: str, time_s: float) -> float:
+        """The limit that leaves every device of a site what it draws awake and without work [W]."""
+        site, (hosts_w, rated) = self._sites[site_name], self._walls(site_name)
+        watts = [pool.profile.power for pool in self._pools.values() if pool.site == site_name]
+        scale = max(power.gap.value / power.limit.value for power in watts)
+        return site.facility_j(hosts_w + scale * (rated - hosts_w), rated, 1.0, time_s)
+
+    def _walls(self, site_name: str) -> tuple[float, float]:
+        """Wall watts of a site's servers, with devices that draw nothing and with devices at their own limits."""
         pools = [pool for pool in self._pools.values() if pool.site == site_name]
-        return sum(
-            site.facility_j(
-                _wall_w(pool, pool.profile.power.gap.value), rated_w(pool.profile, pool.devices), 1.0, time_s
-            )
-            for pool in pools
-        )
+        hosts_w = sum(pool.profile.server.host.value * servers_of(pool.profile.server, pool.devices) for pool in pools)
+        return hosts_w, sum(rated_w(pool.profile, pool.devices) for pool in pools)
 
     def next_change(self, time_s: float) -> float:
         """The first time after `time_s` at which some cap may change [s]; inf if none."""
@@ -103,11 +104,8 @@ class Caps:
             time_s = self.next_change(time_s)
 
 
-def _wall_w(pool: Powered, device_w: float) -> float:
-    """Wall watts of a pool whose devices draw `device_w` each."""
-    return node_j(pool.profile.server, device_w * pool.devices, servers_of(pool.profile.server, pool.devices), 1.0)
-
-
-def _left(limit_w: float, profile: Profile, servers: float) -> float:
-    """Watts that a limit at the wall leaves for all devices of some servers."""
-    return (limit_w - profile.server.host.value * servers) / profile.server.factor.value
+def _shared(server: Server, servers: float, limit_w: float, gap_w: float, path: tuple[str, ...]) -> Bound:
+    """A limit at the wall of some servers, shared evenly by their devices."""
+    devices, host_w = servers * server.devices, server.host.value * servers
+    watts = (limit_w - host_w) / server.factor.value / devices
+    return Bound(watts, limit_w, host_w + server.factor.value * gap_w * devices, path)
