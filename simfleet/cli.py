@@ -29,7 +29,10 @@ from simfleet.workload import describe
 SHOWN = ("bf16", "fp8", "int8", "fp4")
 
 
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "explain": "simfleet.sensitivity.command:command",
+    "sweep": "simfleet.planning.commands:command",
+}
 """Commands of other rooms, `module:name`, which are imported when they are asked for."""
 
 
@@ -220,23 +223,27 @@ def describe_workload(
 )
 @click.option("--model", "models", multiple=True, help="With --engine: rows of this model only; repeatable.")
 @click.option("--leave-out", help="With --engine: fit afresh without this model, then score its rows.")
+@click.option("--power", is_flag=True, help="Fit the constants of the energy equation to board watts.")
 @click.option("--out", type=click.Path(path_type=Path), help="Profile to write; without --profile: a folder.")
 @paths_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def calibrate(
     files: tuple[Path, ...], name: str | None, engine: str | None, what: Literal["engine", "devices", "both"], models: tuple[str, ...],
-    leave_out: str | None, out: Path | None, paths: tuple[Path, ...], form: str,
+    leave_out: str | None, power: bool, out: Path | None, paths: tuple[Path, ...], form: str,
 ) -> None:  # fmt: skip
-    """Fit hardware profiles to FILES of measured operators, or an engine to FILES of measured serving runs (CSV)."""
-    from simfleet.evidence import calibrate as calibration  # noqa: PLC0415
-    from simfleet.evidence import writing  # noqa: PLC0415
+    """Fit hardware profiles to FILES of measured operators, or with --power their energy to FILES of serving runs with measured watts, or
+    an engine to FILES of measured serving runs (CSV)."""
+    from simfleet.calibration import operators, writing  # noqa: PLC0415
+    from simfleet.calibration import power as watts  # noqa: PLC0415
 
+    if power and engine is not None:
+        raise click.UsageError("--power fits devices, --engine an engine: expected one of them")
     library = Library(paths)
     with bad_input():
         if engine is not None:
             _tune(files, engine, library, what, models, name, leave_out, out)
             return
-        found = calibration.calibrate(files, library, name)
+        found = watts.calibrate(files, library, name) if power else operators.calibrate(files, library, name)
         if out is not None:
             writing.save(found, library, out, single=name is not None)
     click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text())
@@ -248,7 +255,7 @@ def _tune(
 ) -> None:  # fmt: skip
     from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
 
-    from simfleet.evidence import tune  # noqa: PLC0415
+    from simfleet.calibration import tune  # noqa: PLC0415
     from simfleet.evidence.rows import Row  # noqa: PLC0415
 
     wanted = {library.path("models", model).stem for model in models}

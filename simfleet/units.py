@@ -36,6 +36,8 @@ UNITS: dict[str, dict[str, float]] = {
     "grams per joule": {"g/J": 1.0, "g/kWh": 1 / 3.6e6, "kg/MWh": 1 / 3.6e6},
     "litres per joule": {"L/J": 1.0, "L/kWh": 1 / 3.6e6},
     "grams": {"g": 1.0, "kg": 1e3, "t": 1e6},
+    "litres": {"mL": 1e-3, "L": 1.0},
+    "tokens per second": {"tok/s": 1.0, "ktok/s": 1e3, "Mtok/s": 1e6},
 }
 """Dimension -> unit -> factor to SI (dollars, hours of a price and litres are kept as people say them)."""
 
@@ -47,6 +49,7 @@ _EXAMPLES = {
     "rate": "10 /s", "watts": "700 W", "joules": "5 kJ", "joules per byte": "80 pJ/B", "joules per operation": "1.04 pJ/FLOP",
     "joules per element": "252 nJ/element", "dollars": "$25000", "dollars per hour": "$2.5/h", "dollars per joule": "0.08 $/kWh",
     "dollars per watt": "12 $/W", "dollars per watt and month": "15 $/kW-month", "grams per joule": "380 g/kWh", "litres per joule": "1.8 L/kWh", "grams": "164 kg",
+    "litres": "0.2 L", "tokens per second": "2000 tok/s",
 }  # fmt: skip
 
 

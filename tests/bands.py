@@ -3,7 +3,7 @@
     python -m tests.bands             # every file; fails where an error is above its band
     python -m tests.bands --update    # after a look at the difference: write the errors of today as the new bands
 
-The measured runs are not part of the project: they are looked for in `../shared/data/serving`.
+The measured runs are not part of the project: they are looked for in `../shared/data`.
 """
 
 import json
@@ -15,9 +15,13 @@ from pathlib import Path
 from simfleet.evidence.accuracy import Accuracy, accuracy
 from simfleet.library import Library
 
-SERVING = Path(__file__).parents[2] / "shared" / "data" / "serving"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SERVING = DATA / "serving"
 BANDS = Path(__file__).with_name("accuracy_bands.json")
 METRICS = ("ttft_mean_s", "tpot_mean_s", "e2e_mean_s", "output_tok_per_s", "total_tok_per_s")
+ENERGY = "energy/calibration/mlenergy_v3_llm.csv"
+ENERGY_METRICS = ("output_tok_per_s", "joules_per_token", "power_imposed", "power_predicted")
+"""Of runs with measured watts, whose bands are those of devices and tasks."""
 QUICK = (
     "validation/aic_silicon_dense_agg.csv", "validation/aic_silicon_moe_agg.csv", "validation/blis_vllm_serving.csv",
     "validation/h200_gptoss120b_vllm.csv",
@@ -26,7 +30,7 @@ FILES = (
     *QUICK, "validation/trtllm_perf_overview.csv", "validation/inferencex_dsr1_latest.csv", "validation/mlperf_llm.csv",
     "validation/argonne_llm_inference_bench.csv", "validation/tpu_vllm_serving.csv", "validation/dstack_h100_mi300x.csv",
     "calibration/aic_silicon_dense_agg.csv", "calibration/aic_silicon_moe_agg.csv", "calibration/blis_vllm_serving.csv",
-    "calibration/h200_gptoss120b_vllm.csv", "calibration/inferencex_dsr1_latest.csv",
+    "calibration/h200_gptoss120b_vllm.csv", "calibration/inferencex_dsr1_latest.csv", ENERGY,
 )  # fmt: skip
 SLACK = 1.02, 0.002
 """An error may be above its band by this share and this much: libraries round differently."""
@@ -37,10 +41,11 @@ def errors(names: Iterable[str]) -> dict[str, dict[str, dict[str, list[float]]]]
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     with ProcessPoolExecutor(2) as executor:
         for name in names:
-            runs: Accuracy = accuracy([SERVING / name], Library(), executor=executor)
+            watts = name == ENERGY
+            runs: Accuracy = accuracy([(DATA if watts else SERVING) / name], Library(), executor=executor)
             groups = found.setdefault(name, {})
-            for group in runs.groups(METRICS):
-                if "=" not in group["group"]:
+            for group in runs.groups(ENERGY_METRICS if watts else METRICS):
+                if "=" not in group["group"] and not (watts and group["group"].count(" ") > 1):
                     numbers = [group["n"], *(round(100 * group[key], 1) for key in ("median_ape", "p90_ape", "bias"))]
                     groups.setdefault(group["group"], {})[group["metric"]] = numbers
     return found

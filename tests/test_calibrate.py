@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from simfleet.calibration.operators import NO_BENCH, Bench, Constants, calibrate, fit, plain, predict
+from simfleet.calibration.tables import Decode, Message, Product, Prompt, Record, Routed, Shape, digest, read
+from simfleet.calibration.writing import write
 from simfleet.cli import cli
 from simfleet.document import Document, SpecError
-from simfleet.evidence.calibrate import NO_BENCH, Bench, Constants, calibrate, fit, plain, predict
 from simfleet.evidence.rows import Skipped
-from simfleet.evidence.tables import Decode, Message, Product, Prompt, Record, Routed, Shape, digest, read
-from simfleet.evidence.writing import write
 from simfleet.hardware.profile import Collective, DecodeAttention, Experts, Gemm, OneKernel, PrefillAttention, Profile
 from simfleet.library import Library
 from simfleet.spec import build

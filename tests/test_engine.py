@@ -54,7 +54,7 @@ def pool(**given) -> Pool:
 
 
 def test_the_promised_engines_are_there() -> None:
-    assert PRESETS == ["generic", "sglang", "tensorrt-llm", "vllm"]
+    assert PRESETS == ["generic", "sglang", "tensorrt-llm", "vllm", "vllm-mlenergy"]
     assert DEFAULT_ENGINE in PRESETS
 
 

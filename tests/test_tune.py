@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from simfleet.calibration.tune import ENGINE, device_with, save, score, tune
 from simfleet.cli import cli
 from simfleet.evidence.accuracy import accuracy, simulated
 from simfleet.evidence.rows import Row, read
-from simfleet.evidence.tune import ENGINE, device_with, save, score, tune
 from simfleet.library import Library
 from tests.test_accuracy import CLOSED, write
 
@@ -43,7 +43,7 @@ def made(path: Path, changes: dict[str, Any], precision: str = "bf16", device: d
 def test_constants_are_found_again(tmp_path: Path) -> None:
     path = made(tmp_path, {"host": HOST, "launch_factor": LAUNCH})
     with ThreadPoolExecutor(1) as executor:
-        tuned = tune([path], "vllm", LIBRARY, executor, without=FEW, what="engine", evaluations=20)
+        tuned = tune([path], "vllm", LIBRARY, executor, without=FEW, what="engine", fresh=True, evaluations=20)
     assert tuned.constants["engine", "host"] == pytest.approx(2e-3, rel=0.05)
     assert tuned.constants["engine", "launch_factor"] == pytest.approx(LAUNCH, rel=0.1)
     assert max(tuned.errors().values()) < 0.01
@@ -97,6 +97,7 @@ def test_a_model_left_out_is_scored(tmp_path: Path) -> None:
             lambda row: row.model != "qwen3-8b",
             without=FEW,
             what="engine",
+            fresh=True,
             evaluations=20,
         )
         (line,) = score(tuned, both, LIBRARY, executor, "qwen3-8b")

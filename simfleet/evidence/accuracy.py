@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simfleet.document import Document, Mark, SpecError, overlay, override
+from simfleet.evidence import energy
 from simfleet.evidence.rows import Row, Skipped, read
 from simfleet.library import Library
 from simfleet.records import Status
@@ -22,9 +23,18 @@ from simfleet.scenario import built
 from simfleet.simulation import simulate
 from simfleet.workload.tracefile import FORMATS
 
-GROUPS = ("hardware", "engine", "model")
+GROUPS = ("hardware", "engine", "model", "task")
 HEAD = f"{'file':34} {'group':46} {'metric':17} {'rows':>5} {'median':>8} {'p90':>8} {'bias':>8}"
-SHOWN = ("ttft_mean_s", "tpot_mean_s", "e2e_mean_s", "output_tok_per_s")
+SHOWN = (
+    "ttft_mean_s",
+    "tpot_mean_s",
+    "e2e_mean_s",
+    "itl_p50_s",
+    "output_tok_per_s",
+    "joules_per_token",
+    "power_imposed",
+    "power_predicted",
+)
 
 
 class Comparison(NamedTuple):
@@ -48,7 +58,7 @@ class Accuracy:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def groups(self, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
-        """Errors by file, and within it by hardware, engine and model: {file, group, metric, n, median_ape, p90_ape, bias}.
+        """Errors by file, and within it by hardware, engine, model and task: {file, group, metric, n, median_ape, p90_ape, bias}.
 
         Errors are shares of the measured value; bias is the median of the signed ones.
         """
@@ -56,7 +66,10 @@ class Accuracy:
         found: dict[tuple[str, str, str], list[float]] = {}
         for comparison in self.compared:
             row = comparison.row
-            names = ["all", *(f"{key}={row.tags[key]}" for key in GROUPS), " ".join(row.tags[key] for key in GROUPS)]
+            tags = {key: row.tags[key] for key in GROUPS if key in row.tags}
+            names = ["all", *(f"{key}={tag}" for key, tag in tags.items()), " ".join(tags.values())]
+            if "task" in tags:
+                names.append(f"{tags['hardware']} {tags['task']}")
             for metric, error in comparison.errors():
                 for name in names if not wanted or metric in wanted else ():
                     found.setdefault((row.file, name, metric), []).append(error)
@@ -121,7 +134,8 @@ def accuracy(
 def simulated(row: Row, paths: tuple[Path, ...] = ()) -> dict[str, float] | str:
     """What the simulator gives for the metrics of a row, or why it cannot."""
     try:
-        return metrics(replay(row, paths))
+        result = replay(row, paths)
+        return metrics(result) | (energy.metrics(result, row.pace) if row.pace is not None else {})
     except SpecError as error:
         return error.problems[0].message
 

@@ -24,26 +24,38 @@ NAMES = {
     "tpot_mean_s": "time per token [s]",
     "e2e_mean_s": "whole answer [s]",
 }
-SCORED = {**NAMES, "output_tok_per_s": "output tokens per second", "total_tok_per_s": "tokens per second"}
+SCORED = {
+    **NAMES, "output_tok_per_s": "output tokens per second", "total_tok_per_s": "tokens per second",
+    "joules_per_token": "joules per output token", "power_imposed": "watts of a device [W], pace imposed",
+    "power_predicted": "watts of a device [W], pace predicted",
+}  # fmt: skip
+
+
+MARKERS = (".", "^", "s", "D")
+"""Of the first groups, of the next as many as there are colours, and so on."""
 
 
 def scatter(comparisons: list[Comparison], metric: str, ax: "Axes | None" = None) -> "Axes":
-    """Simulated over measured of every row that has `metric`, a colour for each device and engine, with lines at +-10 %."""
+    """Simulated over measured of every row that has `metric`, a colour and marker for each device and engine or task, with lines at +-10 %."""
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
     axes = ax if ax is not None else plt.subplots(figsize=(4.5, 4.5), layout="constrained")[1]
     groups: dict[str, list[tuple[float, float]]] = {}
     for row, simulated in comparisons:
         if metric in row.measured and metric in simulated:
-            groups.setdefault(f"{row.device}, {row.engine}", []).append((row.measured[metric], simulated[metric]))
+            groups.setdefault(f"{row.device}, {row.tags.get('task', row.engine)}", []).append(
+                (row.measured[metric], simulated[metric])
+            )
     for number, (name, points) in enumerate(sorted(groups.items())):
         measured, predicted = np.array(points).T
         axes.plot(
             measured,
             predicted,
-            ".",
-            markersize=4,
+            MARKERS[number // len(COLOURS) % len(MARKERS)],
+            markersize=4 if number < len(COLOURS) else 3,
             color=COLOURS[number % len(COLOURS)],
+            markerfacecolor="none" if number >= len(COLOURS) else None,
+            markeredgewidth=0.6,
             label=f"{name} ({len(points)})",
         )
     ends = [end for points in groups.values() for pair in points for end in pair]
@@ -52,6 +64,10 @@ def scatter(comparisons: list[Comparison], metric: str, ax: "Axes | None" = None
     for factor in (0.9, 1.1):
         axes.plot(line, factor * line, color="0.7", linewidth=0.6, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel=f"measured {SCORED.get(metric, metric)}", ylabel="simulated")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("{x:g}" if max(ends) < 20 * min(ends) else "")
+        axis.set_tick_params(which="both", labelsize=7)
     axes.legend(frameon=False, fontsize=6)
     return axes
 

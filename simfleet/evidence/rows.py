@@ -2,11 +2,11 @@
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 Cells = Mapping[str, str]
 
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-METRICS = (*(f"{what}_{which}_s" for what in ("ttft", "tpot", "e2e") for which in STATISTICS), "output_tok_per_s", "total_tok_per_s")  # fmt: skip
+METRICS = (
+    *(f"{what}_{which}_s" for what in ("ttft", "tpot", "e2e") for which in STATISTICS), "output_tok_per_s", "total_tok_per_s",
+    "itl_p50_s", "joules_per_token", "power_imposed", "power_predicted",
+)  # fmt: skip
 """Columns that hold what was measured; all others say what was asked for."""
 
 SPREADS = (
@@ -32,6 +35,7 @@ InferenceX's client draws 0.8 to 1.0 of the nominal lengths (mean 0.897 in its o
 
 ENGINES = (
     (r"dynamo|deepspeed|llama\.cpp|neuronx|sambaflow|jetpack|^atom", ""),
+    (r"vllm-mlenergy", "vllm-mlenergy"),
     (r"vllm", "vllm"),
     (r"sglang", "sglang"),
     (r"trt|tensorrt", "tensorrt-llm"),
@@ -51,12 +55,40 @@ EIGHT_BITS_KV = ("tensorrt-llm",)
 """Engines whose 8-bit and 4-bit checkpoints come with an 8-bit KV cache; on devices with 4-bit arithmetic (Blackwell) vLLM's recipes set it too."""
 
 
+ENERGY = {
+    "hardware": "gpu_model", "model": "model_id", "precision": "weight_precision", "tp": "num_gpus", "num_devices": "num_gpus",
+    "ep": "expert_parallel", "concurrency": "max_num_seqs", "osl": "avg_output_len", "batch": "avg_batch_size", "itl_p50_ms": "median_itl_ms",
+    "output_tok_per_s": "output_throughput_tokens_per_sec", "joules_per_token": "energy_per_token_joules",
+    "power_imposed": "power_per_gpu_watts", "power_predicted": "power_per_gpu_watts",
+}  # fmt: skip
+"""What a column is called here -> in the files of the ML.ENERGY benchmark, which serves on vLLM and gives board watts of one device.
+
+Its layers of experts are dealt out over all devices, and the rest is split over them, whatever its `tensor_parallel` says.
+"""
+ENERGY_ENGINE = "vllm-mlenergy"
+PROMPTS = {"lm-arena-chat": 90, "gpqa": 250, "sourcegraph-fim": 700, "image-chat": 800, "video-chat": 1000}
+"""Tokens of its prompts by task (estimates: the files do not give them). Those of images and videos are what leaves the imposed watts of
+these rows without bias: both devices agree on them."""
+SPREAD = 0.55
+"""Standard deviation of its answers' lengths over their mean (estimate)."""
+TURNS = 6
+"""Requests of each user of its closed loops."""
+
 NO_NUMBER = ("", "None", "True", "False")
 """Cells that say nothing in a column of numbers, such as whether experts are dealt out at all."""
 
 
 class Skipped(Exception):  # noqa: N818 - not an error: a row that asks for what the simulator does not do
     """Why a row is not simulated."""
+
+
+class Pace(NamedTuple):
+    """How fast a batch was served: sequences in it, mean prompt and mean answer [tokens], and seconds of a step."""
+
+    batch: float
+    prompt: int
+    output: float
+    step_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +105,7 @@ class Row:
     measured: Mapping[str, float]
     requests: tuple[tuple[float, int, int], ...] = ()  # of a replay: arrival [s], input and output tokens
     latencies: tuple[tuple[float, float], ...] = ()  # and what was measured of each: TTFT and E2E [s]
+    pace: Pace | None = None  # of runs whose watts were measured
 
 
 def read(path: Path, library: Library) -> Iterator[Row | Skipped]:
@@ -83,17 +116,24 @@ def read(path: Path, library: Library) -> Iterator[Row | Skipped]:
     with path.open(newline="", encoding="utf-8") as lines:
         reader = csv.DictReader(lines)
         columns = reader.fieldnames or ()
+        if set(ENERGY.values()) <= set(columns):
+            yield from _each(reader, lambda cells: _energy_row(path, reader.line_num, cells, library))
+            return
         missing = [name for name in ("hardware", "model", "engine") if name not in columns]
         if missing:
             raise ValueError(f"{path}:1: missing columns {', '.join(missing)}; the file has: {', '.join(columns)}")
         if any(name in columns for name in PER_REQUEST):
             yield from _replays(path, list(reader), library)
             return
-        for cells in reader:
-            try:
-                yield _row(path, reader.line_num, cells, library)
-            except Skipped as reason:
-                yield reason
+        yield from _each(reader, lambda cells: _row(path, reader.line_num, cells, library))
+
+
+def _each(reader: Iterable[Cells], read_row: Callable[[Cells], Row]) -> Iterator[Row | Skipped]:
+    for cells in reader:
+        try:
+            yield read_row(cells)
+        except Skipped as reason:
+            yield reason
 
 
 def _row(path: Path, line: int, cells: Cells, library: Library) -> Row:
@@ -115,6 +155,25 @@ def _row(path: Path, line: int, cells: Cells, library: Library) -> Row:
     if pool.get("replicas", 1) > 1:
         scenario["routing"] = {"kind": "least_loaded"}
     return Row(path.name, line, tags["hardware"], model.name, tags["engine"], tags, scenario, measured)
+
+
+def _energy_row(path: Path, line: int, cells: Cells, library: Library) -> Row:
+    """A run whose watts were measured: as many users as sequences fit, in a closed loop that stands still."""
+    task, users = cells.get("task", ""), _number(cells, ENERGY["concurrency"]) or 0.0
+    if task not in PROMPTS:
+        raise Skipped(f"unknown task `{task}`")
+    named = {name: cells[column] for name, column in ENERGY.items()}
+    named["ep"] = named["tp"] if (_number(named, "ep") or 0.0) > 1 else ""
+    named |= {
+        "engine": ENERGY_ENGINE, "max_num_seqs": named["concurrency"], "isl": str(PROMPTS[task]), "osl_spread": str(SPREAD),
+        "precision": f"{named['precision']}, kv cache = bf16", "num_requests": str(TURNS * users),
+        "itl_p50_s": str(1e-3 * (_number(named, "itl_p50_ms") or 0.0)),
+    }  # fmt: skip
+    row, rate, batch = _row(path, line, named, library), _number(named, "output_tok_per_s"), _number(named, "batch")
+    if not rate or not batch:
+        raise Skipped("no tokens per second, or no sequences in the batch")
+    pace = Pace(batch, PROMPTS[task], float(named["osl"]), batch / rate)
+    return replace(row, tags={**row.tags, "task": task, "served": cells[ENERGY["model"]]}, pace=pace)
 
 
 def _served(cells: Cells, library: Library) -> tuple[Model, dict[str, Any], dict[str, str]]:
@@ -250,7 +309,9 @@ def _tokens(cells: Cells, model: Model) -> dict[str, Any]:
         raise Skipped("no input or output lengths")
     origin = " ".join(cells.get(name, "") or "" for name in ("source", "origin", "source_path"))
     low, high = next((spread for words, spread in SPREADS if re.search(words, origin)), (1.0, 1.0))
-    return {"input": _length(inputs, low, high), "output": _length(outputs, low, high)} | _shared(cells)
+    spread = _number(cells, "osl_spread")
+    output = {"dist": "lognormal", "mean": outputs, "std": spread * outputs} if spread else _length(outputs, low, high)
+    return {"input": _length(inputs, low, high), "output": output} | _shared(cells)
 
 
 def _shared(cells: Cells) -> dict[str, int]:

@@ -5,24 +5,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simfleet.calibration.operators import Calibration, Fitted, plain
+from simfleet.calibration.power import PowerCalibration, PowerFit
 from simfleet.document import Document, Location, flow
-from simfleet.evidence.calibrate import Calibration, Fitted, plain
 from simfleet.hardware.profile import Profile
 from simfleet.library import Library
 from simfleet.spec import build
 
 SERVING = "serving"
 """The source of what was fitted to serving runs."""
+BOARD, BOARD_ORIGIN = "board-power", "Board watts of serving runs, fitted to docs/physics.md"
+"""The source of power constants that had none of their own."""
 
 
-def save(found: Calibration, library: Library, out: Path, single: bool) -> None:
+def save(found: Calibration | PowerCalibration, library: Library, out: Path, single: bool) -> None:
     """Write the new profiles: to the file `out` where a single one was asked for, else into the folder `out`."""
     if not single:
         out.mkdir(parents=True, exist_ok=True)
-    for device, fits in found.fitted.items():
-        old = library.path("hardware_profiles", device)
-        text = write(old.read_text(encoding="utf-8"), fits, found.digests)
+    texts: dict[str, str] = {}
+    for device in found.fitted if isinstance(found, Calibration) else [fit.device for fit in found.fits]:
+        texts[device] = library.path("hardware_profiles", device).read_text(encoding="utf-8")
+    if isinstance(found, Calibration):
+        texts = {device: write(texts[device], fits, found.digests) for device, fits in found.fitted.items()}
+    else:
+        texts = {fit.device: write_power(texts[fit.device], fit, found.digests) for fit in found.fits}
+    for device, text in texts.items():
         (out if single else out / f"{device}.yaml").write_text(text, encoding="utf-8")
+
+
+def write_power(text: str, fit: PowerFit, digests: Sequence[str]) -> str:
+    """A profile's YAML with the fitted constants of its power section, and the files they come from among its sources; all else as it
+    was, and `limit` is what it was fitted with. Raises SpecError where the result would not be a profile."""
+    document = Document.from_text(text)
+    old = document.data["power"]["busy"]
+    source = old["source"] if old["grade"] == "calibrated" else BOARD
+    origin = document.data["sources"].get(source, BOARD_ORIGIN).partition("; files: ")[0]
+    values = {"gap": f"{fit.watts.gap:.4g} W", "busy": f"{fit.watts.busy:.4g} W", "per_activation": f"{1e9 * fit.watts.per_activation:.4g} nJ/element"}  # fmt: skip
+    lines = text.splitlines()
+    for name in sorted(fit.fitted, key=lambda name: document.mark(("power", name)), reverse=True):
+        fact = {"value": values[name], "source": source, "grade": "calibrated", "note": fit.note}
+        lines = _replaced(lines, document, ("power", name), [f"  {name}: {flow(fact)}"])
+    line = "  " + flow({source: f"{origin}; files: {', '.join(digests)}"})[1:-1]
+    written = "\n".join(_replaced(lines, document, ("sources", source), [line])) + "\n"
+    build(Profile, Document.from_text(written))
+    return written
 
 
 def write(text: str, fits: Sequence[Fitted], digests: Mapping[str, str]) -> str:

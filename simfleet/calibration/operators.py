@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simfleet.calibration.tables import Decode, Message, Product, Prompt, Record, Routed, digest, read
 from simfleet.document import Mark, Problem, SpecError
 from simfleet.evidence.rows import Skipped
-from simfleet.evidence.tables import Decode, Message, Product, Prompt, Record, Routed, digest, read
 from simfleet.hardware.operators import NATIVE
 from simfleet.hardware.profile import (
     Arithmetic,

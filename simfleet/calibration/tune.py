@@ -25,8 +25,11 @@ from simfleet.spec import build
 Floats = NDArray[np.float64]
 
 FITTED = ("ttft_mean_s", "tpot_mean_s")
-WEIGHTS = (0.7, 1.0)
+WEIGHTS = {"ttft_mean_s": 0.7, "tpot_mean_s": 1.0, "output_tok_per_s": 1.0}
 """First tokens count less: a few prompts that met on the way decide their mean."""
+PACED, PACED_TASK, PACED_ENGINE = ("output_tok_per_s",), "lm-arena-chat", ("host", "per_sequence")
+"""What is compared, and fitted, where rows give a pace and no times: of chats, whose prompts are short, and which are too many to be
+bound by what comes before the engine."""
 STEP = 0.06
 """Relative step of the finite differences: larger than the noise of requests changing places."""
 SOFT = 0.08
@@ -43,7 +46,7 @@ class Bounds(NamedTuple):
 
 
 ENGINE = {
-    "host": Bounds(0.36e-3, 5e-5, 3e-3, " s"),
+    "host": Bounds(0.36e-3, 5e-5, 1e-2, " s"),
     "per_sequence": Bounds(8e-6, 5e-7, 1e-4, " s"),
     "launch_factor": Bounds(1.0, 0.2, 1.5),
     "experts_factor": Bounds(0.65, 0.1, 1.5),
@@ -89,7 +92,7 @@ class Tuned:
     def errors(self, rows: Callable[[Row], bool] = lambda row: True) -> dict[str, float]:
         """Median absolute error of some of the rows, after."""
         chosen = [i for i, row in enumerate(self.rows) if rows(row)]
-        return {name: median(abs(np.exp(self.after[chosen, i]) - 1.0)) for i, name in enumerate(FITTED)}
+        return {name: median(abs(np.exp(self.after[chosen, i]) - 1.0)) for i, name in enumerate(_metrics(self.rows))}
 
     def text(self) -> str:
         """The constants and the errors, for people."""
@@ -100,7 +103,7 @@ class Tuned:
             for when, errors in (("before", self.before), ("after", self.after)):
                 shown = [
                     f"{name[:4]} {100 * median(abs(np.exp(errors[mask, i]) - 1)):5.1f} %"
-                    for i, name in enumerate(FITTED)
+                    for i, name in enumerate(_metrics(self.rows))
                 ]
                 lines.append(f"  {' '.join(key):44} {when:7} n {sum(mask):4}  median error {'  '.join(shown)}")
         return "\n".join(lines)
@@ -111,7 +114,8 @@ def tune(
     without: Iterable[str] = (), what: Literal["engine", "devices", "both"] = "both", fresh: bool = False,
     evaluations: int = 6,
 ) -> Tuned:  # fmt: skip
-    """Least squares on log(simulated / measured) of TTFT and TPOT, soft-l1, physical bounds. Raises ValueError where no row is for `engine`.
+    """Least squares on log(simulated / measured) of TTFT and TPOT, or of tokens per second where rows give a pace and no times; soft-l1,
+    physical bounds. Raises ValueError where no row is for `engine`.
 
     keep        -- which rows to fit on
     without     -- engine constants that stay as the preset has them
@@ -124,7 +128,9 @@ def tune(
     files = list(paths)
     rows = [row for path in files for row in _usable(path, library) if row.engine == engine and keep(row)]
     if not rows:
-        raise ValueError(f"no row of {', '.join(map(str, files))} is for the engine `{engine}` with mean TTFT and TPOT")
+        raise ValueError(
+            f"no row of {', '.join(map(str, files))} is for the engine `{engine}` with mean TTFT and TPOT, or a pace"
+        )
     bounds = dict(_bounds(rows, library, what, {*without, *(CONFOUNDED if what == "both" else ())}))
     problem = _Problem(rows, list(bounds.items()), library, executor)
     start = np.log([bound.start if fresh else _start(library, engine, key, bound) for key, bound in bounds.items()])
@@ -151,7 +157,7 @@ def score(tuned: Tuned, paths: Iterable[Path], library: Library, executor: Execu
     lines = []
     for device in sorted({row.device for row in rows}):
         mine = errors[[row.device == device for row in rows]]
-        shown = "  ".join(f"{name[:4]} {100 * median(abs(mine[:, i])):5.1f} %" for i, name in enumerate(FITTED))
+        shown = "  ".join(f"{name[:4]} {100 * median(abs(mine[:, i])):5.1f} %" for i, name in enumerate(_metrics(rows)))
         lines.append(f"  left out: {model} on {device:24} n {len(mine):4}  median error {shown}")
     return lines
 
@@ -159,7 +165,8 @@ def score(tuned: Tuned, paths: Iterable[Path], library: Library, executor: Execu
 def _bounds(rows: list[Row], library: Library, what: str, fixed: set[str]) -> Iterator[tuple[Key, Bounds]]:
     """The constants to fit."""
     if what != "devices":
-        yield from ((("engine", name), bound) for name, bound in ENGINE.items() if name not in fixed)
+        told = PACED_ENGINE if _metrics(rows) == PACED else ENGINE
+        yield from ((("engine", name), ENGINE[name]) for name in told if name not in fixed)
     for device in sorted({row.device for row in rows}) if what != "engine" else ():
         experts = any(row.device == device and row.model in MXFP4 for row in rows)
         measured = any(fact.grade == "calibrated" for fact in library.profile(device).step.gemm.values())
@@ -185,8 +192,15 @@ def _start(library: Library, engine: str, key: Key, bound: Bounds) -> float:
 
 def _usable(path: Path, library: Library) -> Iterator[Row]:
     for row in read(path, library):
-        if not isinstance(row, Skipped) and all(name in row.measured for name in FITTED) and not row.requests:
+        if isinstance(row, Skipped) or row.requests:
+            continue
+        if all(name in row.measured for name in FITTED) or row.tags.get("task") == PACED_TASK:
             yield row
+
+
+def _metrics(rows: Iterable[Row]) -> tuple[str, ...]:
+    """What is compared."""
+    return PACED if all(row.pace is not None for row in rows) else FITTED
 
 
 class _Problem:
@@ -195,16 +209,17 @@ class _Problem:
     def __init__(self, rows: list[Row], bounds: list[tuple[Key, Bounds]], library: Library, executor: Executor) -> None:
         self._rows, self._bounds, self._library, self._executor = rows, bounds, library, executor
         files = Counter(row.file for row in rows)
-        self._weights = np.array([[weight / sqrt(files[row.file]) for weight in WEIGHTS] for row in rows])
+        self._metrics = _metrics(rows)
+        self._weights = np.array([[WEIGHTS[name] / sqrt(files[row.file]) for name in self._metrics] for row in rows])
         self._weights *= sqrt(len(rows) / len(files))  # every file counts the same
-        self.found: Floats = np.zeros((len(rows), len(FITTED)))
+        self.found: Floats = np.zeros((len(rows), len(self._metrics)))
         self._at: Floats = np.full(len(bounds), np.nan)
 
     def errors(self, rows: list[Row]) -> Floats:
         """log(simulated / measured) [rows x metrics]; a row that does not run any more counts as 3."""
         outcomes = self._executor.map(simulated, rows, chunksize=8)
         return np.array([
-            [3.0] * len(FITTED) if isinstance(found, str) else [log(found[name] / row.measured[name]) for name in FITTED]
+            [3.0] * len(self._metrics) if isinstance(found, str) else [log(found[name] / row.measured[name]) for name in self._metrics]
             for row, found in zip(rows, outcomes, strict=True)
         ])  # fmt: skip
 
@@ -216,7 +231,7 @@ class _Problem:
     def jacobian(self, at: Floats) -> Floats:
         if not np.array_equal(at, self._at):
             self.residuals(at)
-        slopes = np.zeros((len(self._rows), len(FITTED), len(at)))
+        slopes = np.zeros((len(self._rows), len(self._metrics), len(at)))
         moved, where = [], []
         for number, ((device, name), bound) in enumerate(self._bounds):
             step = STEP if at[number] + STEP <= log(bound.high) else -STEP
