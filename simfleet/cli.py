@@ -30,7 +30,10 @@ SHOWN = ("bf16", "fp8", "int8", "fp4")
 
 
 ELSEWHERE: dict[str, str] = {
+    "check": "simfleet.gate.commands:check",
+    "compare": "simfleet.gate.commands:compare",
     "explain": "simfleet.sensitivity.command:command",
+    "plan": "simfleet.planning.plan:command",
     "sweep": "simfleet.planning.commands:command",
 }
 """Commands of other rooms, `module:name`, which are imported when they are asked for."""
@@ -67,7 +70,7 @@ def cli() -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for report.json, report.md, timeline.csv, plots.",
+    help="Folder for report.html, report.json, report.md, timeline.csv, plots.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
 @click.option(
@@ -112,10 +115,14 @@ def validate(
     scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
 ) -> None:
     """Check every SCENARIO; print every error with file:line:column. Nothing is run."""
+    from simfleet.gate.targets import targets_of  # noqa: PLC0415
+
     failed = False
     for scenario in scenarios:
         try:
             spec = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths)
+            if spec.targets:
+                targets_of(spec)
             click.echo(f"{scenario}: ok ({len(spec.pools)} pools, {len(spec.workload.streams)} streams)")
         except (SpecError, LookupError) as error:
             click.echo(error.args[0] if isinstance(error, LookupError) else error, err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from simfleet.page.page import cell, report_page
 from simfleet.records import Status, request_table
 from simfleet.report import plots, summary
 from simfleet.report.metrics import summarise
@@ -23,7 +24,7 @@ USED = ("facility_j", "usd", "grams_co2e")
 
 
 class Plots:
-    """Pictures by name: latency, kv, power, cost. Each takes `ax=None` and returns the axes."""
+    """Pictures by name: latency, kv, power, energy, cost. Each takes `ax=None` and returns the axes."""
 
     def __init__(self, run: Run) -> None:
         for name, draw in plots.ALL.items():
@@ -91,7 +92,7 @@ class Result:
 
     @cached_property
     def plot(self) -> Plots:
-        """Pictures: `result.plot.latency(ax=None)`, `.kv`, `.power`, `.cost`."""
+        """Pictures: `result.plot.latency(ax=None)`, `.kv`, `.power`, `.energy`, `.cost`."""
         return Plots(self.run)
 
     def json(self) -> str:
@@ -106,8 +107,12 @@ class Result:
         """report.md as text."""
         return summary.markdown(self.summary)
 
+    def html(self) -> str:
+        """report.html as text: one page that needs no network."""
+        return report_page(self.run, self.summary)
+
     def save(self, folder: Path | str, requests: str | Literal[False] | None = False) -> None:
-        """Write report.json, report.md, timeline.csv, the plots as PNG and SVG, and with `requests` ("csv" or "parquet") the requests.
+        """Write report.json, report.md, report.html, timeline.csv, the plots as PNG and SVG, and with `requests` ("csv" or "parquet") the requests.
 
         The same run writes the same bytes. Raises ValueError for another kind of file, OSError where the folder cannot be written.
         """
@@ -117,6 +122,7 @@ class Result:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(self.json(), encoding="utf-8", newline="\n")
         (folder / "report.md").write_text(self.markdown(), encoding="utf-8", newline="\n")
+        (folder / "report.html").write_text(self.html(), encoding="utf-8", newline="\n")
         self.timeline.to_csv(folder / "timeline.csv", index=False, lineterminator="\n")
         if requests == "csv":
             self.requests.to_csv(folder / "requests.csv", lineterminator="\n")
@@ -125,14 +131,22 @@ class Result:
         plots.save(self.run, folder)
 
     def __repr__(self) -> str:
-        asked = self.summary["requests"]
-        return f"<Result {self.run.scenario.name}, seed {self.run.seed}: {asked['completed']:,} of {asked['arrived']:,} completed>"
+        asked, kept = self.summary["requests"], [group["kept"] for group in self.summary["classes"]]
+        missed = kept.count(False)
+        verdict = (
+            f"MISSED by {missed} of {len(kept) - kept.count(None)} classes"
+            if missed
+            else "targets kept"
+            if True in kept
+            else "no targets"
+        )
+        return (
+            f"<Result {self.run.scenario.name}, seed {self.run.seed}: {asked['completed']:,} of {asked['arrived']:,} completed, "
+            f"{self.summary['regime']}, {verdict}>"
+        )
 
     def _repr_html_(self) -> str:
-        import jinja2  # noqa: PLC0415
-
-        template = jinja2.Environment(autoescape=True).from_string(HTML)
-        return template.render(headline=summary.headline(self.summary), tables=summary.tables(self.summary))
+        return cell(self.summary)
 
 
 def _frame(rows: NDArray[np.void]) -> "pd.DataFrame":
@@ -163,8 +177,3 @@ def _without(table: "pd.DataFrame", missing: list[str]) -> "pd.DataFrame":
             return pd.DataFrame, (dict(self.items()), self.index)
 
     return WithoutDetail(table)
-
-
-HTML = """<div><b>{{ headline[0] }}</b>{% for line in headline[1:] %}<br>{{ line }}{% endfor %}
-{% for table in tables %}<h4>{{ table.heading }}</h4><table><tr>{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>{% for note in table.notes %}<p>{{ note }}</p>{% endfor %}{% endfor %}</div>"""

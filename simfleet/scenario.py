@@ -1,9 +1,10 @@
 """What the user writes: one frozen Scenario, checked as a whole before anything runs."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     ConfigDict,
@@ -53,6 +54,31 @@ def _or_one_word(schema: dict[str, Any]) -> None:
     mapping = dict(schema)
     schema.clear()
     schema["anyOf"] = [{"type": "string", "enum": list(get_args(Precision))}, mapping]
+
+
+def _or_text(schema: dict[str, Any]) -> None:
+    """A JSON Schema that also takes a text."""
+    mapping = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "examples": ["p95 <= 1 s"]}, mapping]
+
+
+class Wanted(Spec):
+    """What a metric is held to, such as `p95 <= 1 s`; the text alone is an error where it is missed."""
+
+    model_config = ConfigDict(json_schema_extra=_or_text)
+
+    expect: str
+    level: Literal["error", "warn"] = "error"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"expect": value} if isinstance(value, str) else value
+
+
+Targets = dict[str, tuple[Wanted, ...]]
+"""Metric with tags -> what is wanted of it (simfleet.gate reads them)."""
 
 
 class PoolPrecision(Spec):
@@ -309,6 +335,9 @@ class Scenario(Spec):
     variants: dict[str, dict[str, Any]] = Field(
         {}, description="Name -> dotted path -> value, laid over the rest when chosen"
     )
+    targets: Targets = Field(
+        {}, exclude=True, description="Metric, such as ttft{class=chat} -> what `simfleet check` holds it to"
+    )
     _document: Document = PrivateAttr()
     _library: Library = PrivateAttr()
 
@@ -393,12 +422,63 @@ class Scenario(Spec):
         lines = [f"pool {name}: bf16 weights, KV and arithmetic are assumed" for name in pools]
         return lines if self._document.data.get("sites") else [f"no site is given: `{DEFAULT_SITE}` is assumed", *lines]
 
+    @property
+    def document(self) -> Document:
+        """What was written, overrides laid over, with the place of everything."""
+        return self._document
+
     def replace(self, path: str, value: Any) -> "Scenario":
         """The same scenario with one value changed, such as ("pools.chat.replicas", 8); text is plain text. Raises SpecError."""
         return built(overlay(self._document, path, value, {(): Mark("replace")}), self._library)
 
+    def __repr__(self) -> str:
+        return f"<Scenario {self.name}: {', '.join(self._in_words())}>"
+
+    __str__ = __repr__
+
+    def _in_words(self) -> list[str]:
+        """How long, what comes and what serves it."""
+        span = "until all are served" if self.horizon is None else f"{self.horizon:g} s"
+        streams = ", ".join(stream.name for stream in self.workload.streams)
+        pools = [f"{name} {pool.devices} x {pool.profile.name}" for name, pool in self.pools.items()]
+        return [span, f"streams {streams}", *(f"pool {words}" for words in pools)]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: pools and streams as tables."""
+        pools = [
+            (name, pool.site, pool.network.name, pool.formats.weights, pool.profile.name, pool.replicas, pool.devices)
+            for name, pool in self.pools.items()
+        ]
+        streams = [
+            (stream.name, stream.service_class or "-", stream.model.name, stream.region or "-")
+            for stream in self.workload.streams
+        ]
+        classes = [
+            (
+                name,
+                *(f"{limit:g} s" if limit else "-" for limit in (goal.ttft, goal.tpot, goal.e2e)),
+                f"{goal.target:.1%}",
+            )
+            for name, goal in self.workload.classes.items()
+        ]
+        span = "until all are served" if self.horizon is None else f"arrivals for {self.horizon:g} s"
+        return (
+            f"<div><b>{escape(self.name)}</b><br>{escape(self.description)}<br>{span}"
+            + _html_table(("pool", "site", "model", "weights", "device", "replicas", "devices"), pools)
+            + _html_table(("stream", "class", "model", "region"), streams)
+            + _html_table(("class", "TTFT", "TPOT", "E2E", "wanted"), classes)
+            + "</div>"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         return built, (self._document, self._library)
+
+
+def _html_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table for a notebook; nothing without rows."""
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if body else ""
 
 
 def _too_little(bound: Bound, time_s: float) -> str:
@@ -441,15 +521,29 @@ def load(
 
     Raises SpecError with every problem at once, each with file:line:column and path.
     """
-    library = Library(tuple(map(Path, [paths] if isinstance(paths, str | Path) else paths)))
-    written = _written(scenario, library)
-    document = written if variant is None else _varied(written, variant)
-    for path, value in dict(overrides).items():
-        document = override(document, path, value)
+    document, library = draft(scenario, overrides, variant, paths)
     complete = built(document, library)
     if variant is None:
         _check_variants(complete, document, library)
     return complete
+
+
+def draft(
+    scenario: Scenario | str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    variant: str | None = None,
+    paths: str | Path | Iterable[str | Path] = (),
+) -> tuple[Document, Library]:
+    """What `load` builds from: the document, variant and overrides laid over, and where its names are looked up. Raises SpecError."""
+    if isinstance(scenario, Scenario):
+        written, library = scenario._document, scenario._library
+    else:
+        library = Library(tuple(map(Path, [paths] if isinstance(paths, str | Path) else paths)))
+        written = _written(scenario, library)
+    document = written if variant is None else _varied(written, variant)
+    for path, value in dict(overrides).items():
+        document = override(document, path, value)
+    return document, library
 
 
 def _written(scenario: str | Path | Mapping[str, Any], library: Library) -> Document:

@@ -54,8 +54,8 @@ def test_json_is_all_there_is_on_stdout() -> None:
 def test_out_writes_every_file(tmp_path: Path) -> None:
     simfleet("run", "quickstart", *SHORT, "--out", str(tmp_path / "out"), "--requests", "parquet")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    plots = {f"{name}.{kind}" for name in ("latency", "kv", "power", "cost") for kind in ("png", "svg")}
-    assert names == {"report.json", "report.md", "timeline.csv", "requests.parquet"} | plots
+    plots = {f"{name}.{kind}" for name in ("latency", "kv", "power", "cost", "energy") for kind in ("png", "svg")}
+    assert names == {"report.html", "report.json", "report.md", "timeline.csv", "requests.parquet"} | plots
     assert (tmp_path / "out" / "latency.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["requests"]["completed"] > 0
 

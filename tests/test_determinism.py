@@ -25,8 +25,8 @@ def test_same_bytes_under_other_hash_seeds(tmp_path: Path) -> None:
             [*command, "--out", tmp_path / seed, "--requests"], check=True, capture_output=True, env=environment
         )
     names = sorted(path.name for path in (tmp_path / "0").iterdir())
-    plots = [f"{name}.{kind}" for name in ("cost", "kv", "latency", "power") for kind in ("png", "svg")]
-    assert names == sorted(["report.json", "report.md", "requests.csv", "timeline.csv", *plots])
+    plots = [f"{name}.{kind}" for name in ("cost", "energy", "kv", "latency", "power") for kind in ("png", "svg")]
+    assert names == sorted(["report.html", "report.json", "report.md", "requests.csv", "timeline.csv", *plots])
     for name in names:
         assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "77" / name).read_bytes(), name
 

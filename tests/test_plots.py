@@ -1,5 +1,6 @@
 """Pictures: what is drawn is what was recorded."""
 
+import re
 import sys
 
 import matplotlib as mpl
@@ -28,7 +29,8 @@ def test_every_axis_says_what_it_shows(name):
     axes = plots.ALL[name](full_run())
     assert axes.get_title(loc="left")
     assert axes.get_ylabel()
-    assert name == "cost" or axes.get_xlabel().endswith("[s]")
+    assert axes.get_xlabel().endswith("[s]") or name in ("cost", "energy")
+    assert re.search(r"\[(s|W|J|\$)\]$", axes.get_xlabel() + axes.get_ylabel()) or name in ("latency", "kv")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -83,9 +85,14 @@ def test_the_warm_up_is_not_drawn():
 
 def test_timelines_are_the_recorded_columns():
     run = full_run()
-    power = plots.power(run).lines
-    assert [line.get_label() for line in power] == ["rented", "owned"]
+    axes = plots.power(run)
+    power = axes.lines
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["rented", "owned"]
     assert power[1].get_ydata().tolist() == [300, 301, 302, 303, 304]
+    assert [line.get_ydata().tolist() for line in power[2:]] == [[700, 701, 702, 703, 704]] * 2
+    assert {line.get_linestyle() for line in power[2:]} == {"--"}
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 704
     left, right = plots.kv(run).figure.axes
     assert left.lines[0].get_ydata().tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert right.lines[0].get_ydata().tolist() == [0, 2, 4, 6, 8]
@@ -106,6 +113,15 @@ def test_the_waterfall_rises_to_the_total_and_falls_to_nothing():
         level -= bar.get_height()
         assert bar.get_y() == pytest.approx(level, abs=1e-9)
     assert level == pytest.approx(0.0, abs=1e-9)
+
+
+def test_joules_add_up_from_boundary_to_boundary():
+    run = full_run()
+    per_token = summarise(run)["energy"]["joules_per_output_token"]
+    *steps, whole = plots.energy(run).patches
+    assert [bar.get_y() + bar.get_height() for bar in steps] == pytest.approx([*per_token.values()])
+    assert sum(bar.get_height() for bar in steps) == pytest.approx(whole.get_height())
+    assert whole.get_y() == 0
 
 
 def test_no_global_state_is_touched(tmp_path):

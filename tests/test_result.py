@@ -16,8 +16,8 @@ from simfleet.result import Result
 from tests.factories import NIGHT, Row, full_run, make_run, turned_away
 
 DETAIL = ["replica", "input_tokens", "preemptions", "device_s", "energy_j"]
-FILES = ["report.json", "report.md", "timeline.csv"]
-FILES += [f"{name}.{kind}" for name in ("latency", "kv", "power", "cost") for kind in ("png", "svg")]
+FILES = ["report.json", "report.md", "report.html", "timeline.csv"]
+FILES += [f"{name}.{kind}" for name in ("latency", "kv", "power", "energy", "cost") for kind in ("png", "svg")]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_another_kind_of_file_is_refused_before_anything_is_written(tmp_path, re
 
 
 def test_repr_is_one_line(result):
-    assert repr(result) == "<Result by-hand, seed 7: 2,000 of 2,004 completed>"
+    assert repr(result) == "<Result by-hand, seed 7: 2,000 of 2,004 completed, backlogged, targets kept>"
 
 
 def test_html_shows_the_tables_and_escapes_names():
@@ -199,7 +199,7 @@ def test_html_shows_the_tables_and_escapes_names():
 def test_pictures_by_name(result):
     assert result.plot.latency().get_title(loc="left") == "Time to first token"
     assert result.plot is result.plot
-    with pytest.raises(AttributeError, match="no plot `joules`; there are: latency, kv, power, cost"):
+    with pytest.raises(AttributeError, match="no plot `joules`; there are: latency, kv, power, energy, cost"):
         result.plot.joules  # noqa: B018
 
 

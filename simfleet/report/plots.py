@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from simfleet.report.cost import cost as money
+from simfleet.report.cost import energy as joules
 from simfleet.report.cost import waterfall
 from simfleet.report.shares import whole
 from simfleet.run import Run
@@ -22,6 +23,15 @@ TITLES = {
     "queue_wait_s": "Queue wait",
 }
 SPENT = {"prompts": "prompts", "answers": "answers", "idle": "no work"}
+STEPS = {
+    "accelerator_active": "at work",
+    "accelerator": "without\nwork",
+    "node": "servers",
+    "facility": "cooling,\nlosses",
+}
+"""Boundary -> what it adds to the one before."""
+SIZE = (5.2, 3.3)
+"""Inches: text of 10 points stays readable on half a page."""
 POINTS = 2000
 """Most points of a curve: a million requests draw as well, and as small, as a few thousand."""
 
@@ -39,7 +49,7 @@ def _legend(axes: "Axes", where: Literal["upper left", "lower left"]) -> None:
 def _axes(ax: "Axes | None", title: str) -> "Axes":
     from matplotlib.figure import Figure  # noqa: PLC0415 - heavy: only who plots waits for it
 
-    axes = ax if ax is not None else Figure(figsize=(7.2, 4.2), layout="constrained").add_subplot()
+    axes = ax if ax is not None else Figure(figsize=SIZE, layout="constrained").add_subplot()
     axes.set_title(title, loc="left")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -60,6 +70,7 @@ def latency(run: Run, ax: "Axes | None" = None, column: str = "ttft_s") -> "Axes
             axes.step(mine[at], (at + 1) / len(mine), where="post", color=_colour(number), label=name)
         _target(run, axes, name, column, _colour(number))
     axes.set(xscale="log", xlabel=f"{column} [s]", ylabel="share of answered requests", ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter("{x:g}")
     _legend(axes, "upper left")
     return axes
 
@@ -87,32 +98,49 @@ def kv(run: Run, ax: "Axes | None" = None) -> "Axes":
 
 
 def power(run: Run, ax: "Axes | None" = None) -> "Axes":
-    """Watts of the accelerators of each pool, means over the intervals of the timeline."""
-    axes = _axes(ax, "Accelerator power")
+    """Watts of each pool's accelerators (full lines) and at the meter (dashed), means over the intervals of the timeline."""
+    axes = _axes(ax, "Power: accelerators, and at the meter (dashed)")
     _timeline(run, axes, "accelerator_w", "-")
-    axes.set_ylabel("W")
+    _timeline(run, axes, "facility_w", "--", named=False)
+    axes.set_ylabel("power [W]")
     _legend(axes, "lower left")
     return axes
 
 
-def _timeline(run: Run, axes: "Axes", column: str, style: str) -> None:
-    """One column of the timeline, a line per pool."""
+def _timeline(run: Run, axes: "Axes", column: str, style: str, named: bool = True) -> None:
+    """One column of the timeline, a line per pool; `named` lines stand in the legend."""
     rows = run.records.timeline.array()
     for number, name in enumerate(run.pools):
         mine = rows[rows["pool"] == number]
         axes.step(
-            mine["time_s"], mine[column], where="pre", color=_colour(number), linestyle=style, linewidth=1, label=name
-        )
+            mine["time_s"], mine[column], where="pre", color=_colour(number), linestyle=style, linewidth=1,
+            label=name if named else "_",
+        )  # fmt: skip
     axes.set(xlabel="simulated time [s]")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, auto=True)  # later lines may still raise the top
+
+
+def energy(run: Run, ax: "Axes | None" = None) -> "Axes":
+    """Joules per output token, from the accelerators at work out to the meter: what each boundary adds, and the whole."""
+    axes = _axes(ax, "Energy per output token, out to the meter")
+    used = _totals(run)[0]["joules_per_output_token"]
+    levels = [used[boundary] or 0.0 for boundary in STEPS]
+    heights = [*np.diff([0.0, *levels]), levels[-1]]
+    bars = axes.bar(
+        range(len(heights)), heights, bottom=[0.0, *levels[:-1], 0.0], color=[*[COLOURS[0]] * len(STEPS), COLOURS[-1]]
+    )
+    axes.bar_label(bars, [f"{height:,.3g}" for height in heights], fontsize=8)
+    axes.set_xticks(range(len(heights)), [*STEPS.values(), "at the\nmeter"])
+    axes.set(xlabel="what each boundary adds", ylabel="energy per output token [J]")
+    axes.margins(y=0.08)
+    return axes
 
 
 def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
     """What was paid, line by line (rising), and what it was spent on: prompts, answers, devices without work (falling)."""
     axes = _axes(ax, "Cost: what was paid, and what for")
-    pools = range(len(run.pools))
-    lines = waterfall(run, pools)
-    spent = money(run, [whole(run, number) for number in pools], run.records.accounts)["spent_usd"]
+    lines = waterfall(run, range(len(run.pools)))
+    spent = _totals(run)[1]["spent_usd"]
     heights = [*lines.values(), *spent.values()]
     rising = np.cumsum([0.0, *lines.values()])
     bottoms = [*rising[:-1], *(rising[-1] - np.cumsum([*spent.values()]))]
@@ -120,12 +148,18 @@ def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
     bars = axes.bar(range(len(heights)), heights, bottom=bottoms, color=colours)
     axes.bar_label(bars, [f"${usd:,.3g}" for usd in heights], fontsize=8)
     axes.set_xticks(range(len(heights)), [*lines, *(SPENT[name] for name in spent)], rotation=25)
-    axes.set(ylabel="US dollars")
+    axes.set(xlabel="lines paid, then what they were spent on", ylabel="cost [$]")
     axes.margins(y=0.08)
     return axes
 
 
-ALL: dict[str, Any] = {"latency": latency, "kv": kv, "power": power, "cost": cost}
+def _totals(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Energy and cost of the whole run, as the report has them."""
+    used = [whole(run, number) for number in range(len(run.pools))]
+    return joules(run, used, run.records.accounts), money(run, used, run.records.accounts)
+
+
+ALL: dict[str, Any] = {"latency": latency, "kv": kv, "power": power, "energy": energy, "cost": cost}
 
 
 def save(run: Run, folder: Path) -> None:

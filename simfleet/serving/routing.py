@@ -3,10 +3,10 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import cycle
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from numpy.random import Generator
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from simfleet.serving.replica import Replica
 from simfleet.spec import Spec
@@ -98,4 +98,14 @@ class LeastLoaded(Spec):
         return LeastRouter(replicas)
 
 
-AnyRouting = Annotated[RoundRobin | Random | LeastLoaded | PowerOfTwo, Field(discriminator="kind")]
+def _or_own(value: Any, shipped: ValidatorFunctionWrapHandler) -> Any:
+    """A policy of one's own: any frozen Spec with the method `router`, passed as an instance."""
+    return value if isinstance(value, Spec) and hasattr(value, "router") else shipped(value)
+
+
+AnyRouting = Annotated[
+    RoundRobin | Random | LeastLoaded | PowerOfTwo,
+    Field(discriminator="kind"),
+    WrapValidator(_or_own),
+    SerializeAsAny(),
+]

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 from simfleet.spec import Spec
 from simfleet.streams import Streams
 from simfleet.units import PositiveSeconds, Seconds
-from simfleet.workload.tracefile import FORMATS, Layout, Rows, read_prompts, read_rows
+from simfleet.workload.tracefile import FORMATS, Layout, Rows, known_rows, read_prompts
 
 CHUNK = 8192
 
@@ -94,7 +94,7 @@ class Trace(Spec):
         if self.columns and self.format != "csv":
             raise ValueError(f"expected `columns` with format `csv` only, got them with `{self.format}`")
         self._path = path = _existing(Path((info.context or {}).get("folder", ".")) / self.file)
-        rows = read_rows(path, self._layout(), self.on_bad_row == "drop", self.sort)
+        rows = known_rows(path, self._layout(), self.on_bad_row == "drop", self.sort)
         self._rows, self._span_s = _cut(rows, self.window, path.name)
         return self
 

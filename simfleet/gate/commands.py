@@ -1,0 +1,195 @@
+"""`simfleet check` and `simfleet compare`, for people and for CI jobs."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from simfleet.gate import compare as held
+from simfleet.gate import outputs
+from simfleet.gate.judge import Suite, broken, judged, reports_of
+from simfleet.gate.metrics import Json
+from simfleet.gate.targets import FEWEST_SEEDS, SEEDS, Gate, read_gate
+from simfleet.page.compare import compare_page
+from simfleet.scenario import Scenario, load
+from simfleet.terminal import (
+    SIMULATION_ERROR,
+    bad_input,
+    overrides_option,
+    pairs,
+    paths_option,
+    stop,
+    variant_option,
+)
+
+Decorated = Callable[..., Any]
+Side = list[Json] | Scenario
+"""Reports that are there, or a scenario to run."""
+form_option = click.option(
+    "--format", "form", type=click.Choice(["text", "json", "md"]), default="text", show_default=True
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="one per core", help="Processes."
+)
+
+
+def file_options(command: Decorated) -> Decorated:
+    """What both commands write besides their answer."""
+    options = (
+        click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="JUnit XML to write."),
+        click.option(
+            "--summary", type=click.Path(path_type=Path, dir_okay=False), help="Markdown to write, below 64 kB."
+        ),
+        click.option("--annotate", is_flag=True, help="Print GitHub annotations for what is not kept."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("scenarios", nargs=-1, required=True)
+@click.option(
+    "--seeds", type=click.IntRange(FEWEST_SEEDS, 1000), help="Repetitions, from seed 0. [default: the SLA file's, or 4]"
+)
+@overrides_option
+@variant_option
+@paths_option
+@workers_option
+@file_options
+@form_option
+def check(
+    scenarios: tuple[str, ...], seeds: int | None, overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...],
+    workers: int, junit: Path | None, summary: Path | None, annotate: bool, form: str,
+) -> None:  # fmt: skip
+    """Hold SCENARIOS (files, shipped names, or SLA files) to their targets.
+
+    Exit codes: 0 kept, 1 missed, 2 bad input, 3 cannot judge, 4 simulation error.
+    """
+    with bad_input():
+        gates = [read_gate(name, pairs(overrides), variant, paths) for name in scenarios]
+    numbers = [gate.seeds if seeds is None else seeds for gate in gates]
+    with repetitions(sum(numbers)) as done:
+        suites = [_checked(gate, number, workers, done) for gate, number in zip(gates, numbers, strict=True)]
+    answer(suites, junit, summary, annotate, form)
+
+
+def _checked(gate: Gate, seeds: int, workers: int, done: Callable[[], None] | None) -> Suite:
+    try:
+        return judged(gate, reports_of(gate.scenario, range(seeds), workers, done))
+    except Exception as error:  # scripts tell a broken run from bad input by its exit code
+        return broken(gate, error)
+
+
+def answer(
+    suites: Sequence[Suite], junit: Path | None, summary: Path | None, annotate: bool, form: str, code: int | None = None
+) -> NoReturn:  # fmt: skip
+    """Write the files, print the answer, exit with its code, or with `code`."""
+    with bad_input():
+        if junit is not None:
+            junit.write_text(outputs.junit(suites), encoding="utf-8", newline="\n")
+        if summary is not None:
+            summary.write_text(outputs.markdown(suites), encoding="utf-8", newline="\n")
+    click.echo({"text": outputs.text, "json": outputs.as_json, "md": outputs.markdown}[form](suites).rstrip("\n"))
+    if annotate:
+        click.echo(outputs.annotations(suites), nl=False, err=form == "json")
+    raise SystemExit(outputs.exit_code(suites) if code is None else code)
+
+
+@contextmanager
+def repetitions(total: int) -> Iterator[Callable[[], None] | None]:
+    """A bar of repetitions done, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("repetitions", total=total)
+        yield lambda: bar.advance(task)
+
+
+@click.command()
+@click.argument("baseline")
+@click.argument("new")
+@click.option(
+    "--tolerance",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML of tolerances. [default: 1 % for everything]",
+)
+@click.option("--seeds", type=click.IntRange(min=1, max=1000), help="Of scenarios. [default: the other side's, or 4]")
+@click.option("--update", is_flag=True, help="Write NEW to BASELINE, a .json file, and exit with 0.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="The two side by side, as a page for a browser."
+)
+@overrides_option
+@variant_option
+@paths_option
+@workers_option
+@file_options
+@form_option
+def compare(
+    baseline: str, new: str, tolerance: Path | None, seeds: int | None, update: bool, html: Path | None,
+    overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...], workers: int, junit: Path | None, summary: Path | None, annotate: bool, form: str,
+) -> None:  # fmt: skip
+    """Hold NEW against BASELINE: each a report.json, its folder, a baseline file, or a scenario to run with the other side's seeds.
+
+    --set and --variant change NEW. Exit codes are those of `check`.
+    """
+    if update and Path(baseline).suffix != ".json":
+        raise click.UsageError(f"--update writes to a .json file, got `{baseline}`")
+    with bad_input():
+        held.read_tolerances(tolerance)
+        first = update and not Path(baseline).exists()
+        before: Side = [] if first else _side(baseline, (), None, paths)
+        after = _side(new, pairs(overrides), variant, paths)
+        reports = _both(before, after, seeds, update, workers)
+        suite = None if first else held.compare(*reports, tolerance, f"{new} against {baseline}")
+        if html is not None and suite is not None:
+            html.write_text(_page(*reports), encoding="utf-8", newline="\n")
+        if update:
+            held.save(reports[1], Path(baseline))
+    written = f"{baseline} written: seeds {', '.join(str(report['seed']) for report in reports[1])}"
+    if suite is None:
+        click.echo(json.dumps({"written": baseline}) if form == "json" else written)
+        return
+    if update:
+        suite = replace(suite, facts=(*suite.facts, written))
+    answer([suite], junit, summary, annotate, form, 0 if update else None)
+
+
+def _page(before: list[Json], after: list[Json]) -> str:
+    """The first seed of both sides that they share, or the first of each."""
+    seeds = {report["seed"]: report for report in after}
+    one = next((report for report in before if report["seed"] in seeds), before[0])
+    return compare_page(one, seeds.get(one["seed"], after[0]))
+
+
+def _side(text: str, overrides: Sequence[tuple[str, Any]], variant: str | None, paths: Sequence[Path]) -> Side:
+    if Path(text).suffix == ".json" or Path(text).is_dir():
+        if overrides or variant:
+            raise click.UsageError(f"--set and --variant change a scenario, and NEW is the file `{text}`")
+        return held.read_reports(Path(text))
+    return load(text, overrides, variant, paths)
+
+
+def _both(before: Side, after: Side, seeds: int | None, update: bool, workers: int) -> tuple[list[Json], list[Json]]:
+    """The reports of both sides: scenarios are run with the seeds of the side that has reports, or with the first `seeds`."""
+    asked = range(SEEDS if seeds is None else seeds)
+    given = [side for side in (before, after) if isinstance(side, list) and side]
+    numbers = [report["seed"] for report in given[0]] if given and not (update and seeds) else [*asked]
+    sides = []
+    with repetitions(len(numbers) * sum(isinstance(side, Scenario) for side in (before, after))) as done:
+        for side in (before, after):
+            try:
+                sides.append(side if isinstance(side, list) else reports_of(side, numbers, workers, done))
+            except Exception as error:
+                stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
+    return sides[0], sides[1]

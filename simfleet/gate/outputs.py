@@ -1,0 +1,189 @@
+"""An answer for its readers: text, Markdown, JUnit XML and annotations of a code host, JSON."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from xml.etree import ElementTree
+
+from simfleet.gate.judge import Row, State, Suite
+from simfleet.gate.metrics import Json
+from simfleet.terminal import SIMULATION_ERROR
+
+ORDER: tuple[State, ...] = ("missed", "cannot judge", "kept")
+WORDS = {0: "kept", 1: "missed", 3: "cannot judge", SIMULATION_ERROR: "simulation error"}
+MOST_BYTES = 60_000
+"""Of a Markdown summary; code hosts cut comments at 65,536."""
+LONGEST_CELL = 300
+
+
+def exit_code(suites: Sequence[Suite]) -> int:
+    """That of all: a simulation error before a miss, a miss before what cannot be judged."""
+    codes = {suite.exit_code for suite in suites}
+    return next((code for code in (SIMULATION_ERROR, 1, 3) if code in codes), 0)
+
+
+def ordered(rows: Iterable[Row]) -> list[Row]:
+    """What failed first, errors before warnings."""
+    return sorted(rows, key=lambda row: (ORDER.index(row.state), row.level != "error"))
+
+
+def verdict(suite: Suite) -> str:
+    """One line: name, verdict, how many of what."""
+    if suite.broken:
+        return f"{suite.name}: simulation error: {suite.broken}"
+    counted = {f"{state}": sum(row.state == state for row in suite.rows) for state in ORDER}
+    parts = ", ".join(f"{n} {state}" for state, n in counted.items() if n)
+    return f"{suite.name}: {WORDS[suite.exit_code]} ({parts or 'nothing asked'})"
+
+
+def _state(row: Row) -> str:
+    return f"{row.state} (warning)" if row.level == "warn" and row.state != "kept" else row.state
+
+
+# -- people --------------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("", "target", "wanted", "got", "note")
+
+
+def _cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    return [(_state(row), row.name, row.wanted, row.got, row.note) for row in ordered(rows)]
+
+
+def text(suites: Sequence[Suite]) -> str:
+    """Plain text, a table for each."""
+    return "\n\n".join("\n".join(_lines(suite)) for suite in suites) + "\n"
+
+
+def _lines(suite: Suite) -> list[str]:
+    lines = [verdict(suite), *suite.facts]
+    if suite.rows:
+        cells = [COLUMNS, *_cells(suite.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+        lines += [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
+    return lines
+
+
+def markdown(suites: Sequence[Suite], title: str = "Simulated service levels") -> str:
+    """Verdict first, then failed rows, then kept ones; below 64 kB, saying how many rows were left out."""
+    mark = {0: "✅", 1: "❌", 3: "❔", SIMULATION_ERROR: "💥"}
+    code = exit_code(suites)
+    lines = [f"## {mark[code]} {title}: {WORDS[code]}", ""]
+    lines += [f"- {mark[suite.exit_code]} {_inline(verdict(suite))}" for suite in suites]
+    size, left_out = len("\n".join(lines).encode()), 0
+    for suite in sorted(suites, key=lambda suite: suite.exit_code == 0):
+        head = ["", f"### {_inline(suite.name)}", "", *(f"{_inline(fact)}  " for fact in suite.facts), ""]
+        if suite.rows:
+            head += [f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS)]
+        rows = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in _cells(suite.rows)]
+        for part in ["\n".join(head), *rows]:
+            size += len(part.encode()) + 1
+            if size > MOST_BYTES:
+                left_out += part.startswith("| ")
+            else:
+                lines.append(part)
+    return "\n".join([*lines, *([f"\n{left_out} more rows are left out here."] if left_out else [])]) + "\n"
+
+
+def _inline(cell: str) -> str:
+    """Text that Markdown leaves alone."""
+    cell = re.sub(r"\s+", " ", cell)
+    cell = cell if len(cell) <= LONGEST_CELL else cell[: LONGEST_CELL - 3] + "..."
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", cell)
+
+
+# -- programs ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(suites: Sequence[Suite]) -> str:
+    """Everything, numbers in SI."""
+    found = {
+        "verdict": WORDS[exit_code(suites)],
+        "exit_code": exit_code(suites),
+        "suites": [_suite(suite) for suite in suites],
+    }
+    return json.dumps(found, indent=2, allow_nan=False)
+
+
+def _suite(suite: Suite) -> Json:
+    rows = [
+        {"target": row.name, "wanted": row.wanted, "state": row.state, "level": row.level, "got": row.got, "note": row.note,
+         "place": str(row.mark), **row.numbers}
+        for row in ordered(suite.rows)
+    ]  # fmt: skip
+    return {
+        "name": suite.name,
+        "verdict": WORDS[suite.exit_code],
+        "broken": suite.broken,
+        **suite.data,
+        "targets": rows,
+    }
+
+
+def junit(suites: Sequence[Suite], name: str = "simfleet") -> str:
+    """JUnit XML as Jenkins, GitLab and others read it: a test suite for each scenario, a test case for each target.
+
+    Missed is a failure, what cannot be judged an error; warnings are skipped with their message. There are no times in it, so that
+    the same answer is the same bytes.
+    """
+    root = ElementTree.Element("testsuites", name=name)
+    for suite in suites:
+        element = ElementTree.SubElement(root, "testsuite", name=_printable(suite.name), tests=str(len(suite.rows)))
+        properties = ElementTree.SubElement(element, "properties")
+        for number, fact in enumerate(suite.facts):
+            ElementTree.SubElement(properties, "property", name=f"fact {number + 1}", value=_printable(fact))
+        kinds = [_case(element, suite, row) for row in suite.rows]
+        for key, kind in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+            element.set(key, str(kinds.count(kind)))
+    for key in ("tests", "failures", "errors"):
+        root.set(key, str(sum(int(element.get(key, "0")) for element in root)))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(parent: ElementTree.Element, suite: Suite, row: Row) -> str:
+    """Add one test case; the kind of what it ended in, "" for kept."""
+    case = ElementTree.SubElement(
+        parent, "testcase", classname=_printable(suite.name), name=_printable(f"{row.name} {row.wanted}")
+    )
+    kind = {"kept": "", "missed": "failure", "cannot judge": "error"}[row.state]
+    if kind and row.level == "warn":
+        kind = "skipped"
+    message = _printable(row.message if not suite.broken else f"simulation error: {suite.broken}")
+    if kind:
+        found = ElementTree.SubElement(case, kind, type=row.state, message=message)
+        found.text = f"{_printable(str(row.mark))}\n{message}" if row.mark.file else message
+    else:
+        ElementTree.SubElement(case, "system-out").text = message
+    return kind
+
+
+def _printable(text: str) -> str:
+    """Without what XML cannot hold."""
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
+
+
+def annotations(suites: Sequence[Suite]) -> str:
+    """GitHub's workflow commands, one for each row that is not kept, at its line of the scenario."""
+    lines = []
+    for suite in suites:
+        if suite.broken:
+            lines.append(f"::error title={_property(suite.name)}::{_escaped('simulation error: ' + suite.broken)}")
+            continue
+        for row in ordered(suite.rows):
+            if row.state != "kept":
+                kind = "error" if row.level == "error" else "warning"
+                place = f"file={_property(row.mark.file)},line={row.mark.line}," if row.mark.line else ""
+                title = _property(f"{suite.name}: {row.name}")
+                lines.append(f"::{kind} {place}title={title}::{_escaped(row.message)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(value: str) -> str:
+    return _escaped(value).replace(":", "%3A").replace(",", "%2C")
