@@ -6,7 +6,8 @@ from math import inf
 from typing import Any
 
 from simfleet.facility.site import DEMAND_S, MONTH_S, Site, node_j, rated_w, servers_of
-from simfleet.scenario import Pool, Scenario
+from simfleet.pool import Pool
+from simfleet.scenario import Scenario
 from simfleet.serving.fleet import Fleet, totals
 from simfleet.serving.replica import Snapshot
 

@@ -12,10 +12,11 @@ from simpy import Environment, Event
 
 from simfleet.facility.caps import Caps
 from simfleet.metering import Bill, Metering
+from simfleet.pool import Pool
 from simfleet.records import Account, PoolLedger, Records, Status, request_table, timeline_table
 from simfleet.result import Result
 from simfleet.run import Run
-from simfleet.scenario import Pool, Scenario
+from simfleet.scenario import Scenario
 from simfleet.serving.batching import BLOCKS, SEATS, Limits, Scheduler
 from simfleet.serving.engine import Static, sequence_blocks
 from simfleet.serving.fleet import Fleet, Lane

@@ -20,7 +20,8 @@ from simfleet.evidence.accuracy import Accuracy, Comparison, accuracy, simulated
 from simfleet.evidence.energy import Watts, imposed_w, kinds
 from simfleet.evidence.rows import PROMPTS, Pace, Row, Skipped, read
 from simfleet.library import Library
-from simfleet.scenario import Pool, built
+from simfleet.pool import Pool
+from simfleet.scenario import built
 from tests.test_accuracy import write
 
 LIBRARY = Library()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from simfleet.document import SpecError
 from simfleet.hardware.step import HostConstants, Parallel, Precisions
 from simfleet.library import Library
-from simfleet.scenario import Pool, load
+from simfleet.pool import Pool
+from simfleet.scenario import load
 from simfleet.serving.engine import (
     DEFAULT_ENGINE,
     Continuous,

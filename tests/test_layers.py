@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
     ("cli",), ("gate", "planning"), ("calibration", "sensitivity"), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("page",), ("report",),
-    ("run",), ("scenario",), ("library", "serving"), ("facility",), ("hardware",), ("workload",), ("series",), ("records", "streams", "signals"), ("spec", "terminal"),
+    ("run",), ("scenario",), ("pool",), ("library", "serving"), ("facility",), ("hardware",), ("workload",), ("series",), ("records", "streams", "signals"), ("spec", "terminal"),
     ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -12,7 +12,8 @@ from simfleet.document import Mark, SpecError, read
 from simfleet.facility.cost import Own, Rent
 from simfleet.hardware.step import Parallel, Precisions
 from simfleet.library import Library
-from simfleet.scenario import DEFAULT_SITE, Pool, Scenario, json_schema, load
+from simfleet.pool import Pool
+from simfleet.scenario import DEFAULT_SITE, Scenario, json_schema, load
 from simfleet.serving.engine import DEFAULT_ENGINE, Continuous, Static
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from simfleet.evidence.rows import SPREAD, Pace
 from simfleet.hardware.profile import PowerConstants
 from simfleet.hardware.step import StepCost, attended, attended_limited, keys_limited
+from simfleet.pool import Pool
 from simfleet.result import Result
-from simfleet.scenario import Pool
 
 Floats = NDArray[np.float64]
 

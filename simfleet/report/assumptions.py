@@ -4,8 +4,8 @@ from pathlib import PurePath
 
 from simfleet.hardware.operators import PARTS, SIXTEEN_BITS
 from simfleet.hardware.profile import estimates
+from simfleet.pool import Pool
 from simfleet.run import Run
-from simfleet.scenario import Pool
 
 
 def assumptions(run: Run) -> list[str]:

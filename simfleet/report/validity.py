@@ -3,8 +3,8 @@
 import numpy as np
 
 from simfleet.hardware.profile import Validity
+from simfleet.pool import Pool
 from simfleet.run import Run
-from simfleet.scenario import Pool
 
 ESTIMATE_FACTOR = 1.5
 """How far times may be off, either way, where a device's step constants are its class's (docs/hardware.md)."""

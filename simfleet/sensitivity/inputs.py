@@ -9,10 +9,11 @@ from simfleet.facility.cost import Own
 from simfleet.facility.site import Site
 from simfleet.hardware.operators import NATIVE
 from simfleet.hardware.profile import Collective, OneKernel, PowerConstants, Profile
+from simfleet.pool import Pool
 from simfleet.records import Account, PoolLedger
 from simfleet.report.cost import over
 from simfleet.report.validity import ESTIMATE_FACTOR
-from simfleet.scenario import Pool, Scenario
+from simfleet.scenario import Scenario
 from simfleet.sensitivity.edits import Edit, Path, faster, longer, multiplied
 from simfleet.spec import Fact
 
