@@ -2,7 +2,7 @@
 
 Every figure stands beside the cost of a bare SimPy timeout measured in the same process, because machines differ and noise comes and
 goes: CPU time of `env.run()` over 200,000 `yield env.timeout(1.0)` in 100 processes. Memory is peak RSS minus the RSS before the fleet
-is built. Each case runs in a process of its own.
+is built. Each case runs in a process of its own. `sweep` is another thing: how many points per minute two local processes give for one's.
 """
 
 import json
@@ -10,11 +10,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 from simpy import Environment
 
+from simfleet.planning.sweep import sweep
 from simfleet.scenario import Scenario, load
 from simfleet.simulation import simulate
 
@@ -109,13 +110,32 @@ def measure(name: str) -> dict[str, float]:
     }
 
 
+def points_per_minute(workers: int, seeds: int) -> float:
+    """Of a sweep of CPU-bound points, 15 minutes of the quickstart each, start of the processes and all; nothing is kept."""
+    start = perf_counter()
+    over = {"pools.h100.replicas": [1, 2, 3, 4]}
+    sweep("quickstart", over, seeds, overrides={"horizon": "15 min"}, workers=workers, cache=False)
+    return 60 * len(over["pools.h100.replicas"]) * seeds / (perf_counter() - start)
+
+
+def print_sweep(rounds: int = 2, seeds: int = 30) -> None:
+    """Points per minute of one process (this one) and of two, in turns, and the best of each as a ratio."""
+    rates = [[points_per_minute(workers, seeds) for workers in (1, 2)] for _ in range(rounds)]
+    one, two = (max(column) for column in zip(*rates, strict=True))
+    shown = "; ".join(f"{first:,.0f} and {second:,.0f} ({second / first:.2f})" for first, second in rates)
+    print(f"sweep: points per minute of one process and of two: {shown}; best of each: {two / one:.2f} times as many")
+
+
 def main(names: list[str]) -> None:
     """Print one row per case."""
     if names[:1] == ["--json"]:
         print(json.dumps(measure(names[1])))
         return
     print(f"{'case':22}" + "".join(f"{name:>22}" for name in SHOWN))
-    for name in names or CASES:
+    for name in names or [*CASES, "sweep"]:
+        if name == "sweep":
+            print_sweep()
+            continue
         command = [sys.executable, "-m", "tests.benchmarks", "--json", name]
         row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(f"{name:22}" + "".join(f"{row[key]:>22,.{1 if row[key] < 1000 else 0}f}" for key in SHOWN), flush=True)

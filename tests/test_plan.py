@@ -1,0 +1,440 @@
+"""Plans: the same cheapest fleet as brute force, honest reasons for the others, and the same answer however it is run."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.stats import binomtest
+
+from simfleet import Scenario, SpecError, load, simulate
+from simfleet.cli import cli
+from simfleet.planning import plan as planning
+from simfleet.planning import screen
+from simfleet.planning.plan import Plan, Share, Task, Tried, attempt, plan, settle, share, wilson
+
+DEVICES = ("nvidia-h100-sxm", "nvidia-l40s", "amd-mi300x")
+CHAT: dict[str, Any] = {"ttft": "600 ms", "tpot": "25 ms", "target": 0.95}
+
+
+def service(horizon: str = "40 s", **stream: Any) -> dict[str, Any]:
+    """A chat service on one pool, as data."""
+    tokens = {
+        "input": {"dist": "lognormal", "median": 700, "sigma": 0.7, "max": 6000},
+        "output": {"dist": "lognormal", "median": 120, "sigma": 0.5, "max": 800},
+    }
+    chat = {
+        "name": "chat",
+        "model": "llama-3.1-8b",
+        "class": "chat",
+        "arrival": {"rate": "25 /s"},
+        "tokens": tokens,
+        **stream,
+    }
+    return {
+        "name": "service", "horizon": horizon, "workload": {"classes": {"chat": CHAT}, "streams": [chat]},
+        "pools": {"chat": {"model": "llama-3.1-8b", "device": "nvidia-h100-sxm"}}, "routing": {"kind": "least_loaded"},
+    }  # fmt: skip
+
+
+def with_changes(scenario: Scenario, **pool: Any) -> Scenario:
+    return scenario.replace("pools.chat", scenario.document.data["pools"]["chat"] | pool)
+
+
+def is_kept(scenario: Scenario) -> bool:
+    report = simulate(scenario, requests=False).summary
+    return report["regime"] != "overloaded" and all(group["kept"] for group in report["classes"])
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return plan(load(service()), {"pools.chat.tensor_parallel": [1, 2]}, device=DEVICES)
+
+
+# -- the answer -----------------------------------------------------------------------------------------------------------
+
+
+def test_cheapest_fleet_is_that_of_brute_force(planned: Plan) -> None:
+    """Every device, devices per replica and number of replicas on a small grid, each simulated."""
+    scenario, most = load(service()), 9
+    asked = screen.demand(scenario, "chat", 0)
+    fewest: dict[tuple[str, int], int] = {}
+    for device, size in product(DEVICES, (1, 2)):
+        grid = {"pools.chat.device": (device,), "pools.chat.tensor_parallel": (size,)}
+        screened = screen.candidates(scenario, "chat", asked, grid, {})[0]
+        for replicas in range(1, most + 1):
+            if is_kept(with_changes(scenario, device=device, tensor_parallel=size, replicas=replicas)):
+                fewest[device, size] = replicas
+                assert screened.least <= replicas, (device, size)
+                assert abs(screened.guess - replicas) <= max(1, 0.25 * replicas), (device, size)
+                break
+    prices = {name: scenario._library.profile(name).rent[0].price for name in DEVICES}
+    costs = {fleet: replicas * fleet[1] * prices[fleet[0]] for fleet, replicas in fewest.items()}
+    cheapest = min(costs, key=lambda fleet: (round(costs[fleet], 6), fewest[fleet] * fleet[1]))
+    best = planned.best
+    assert best is not None
+    assert (best.device, best.chips // best.tried.replicas, best.tried.replicas) == (*cheapest, fewest[cheapest])
+    assert best.usd_per_hour == pytest.approx(costs[cheapest], rel=1e-6)
+    for fleet in planned.fleets:
+        mine = {key: cost for key, cost in costs.items() if key[0] == fleet.device}
+        assert fleet.usd_per_hour == pytest.approx(min(mine.values()), rel=1e-6)
+    assert len(fewest) >= 4
+
+
+def test_rows_are_what_a_run_of_the_fleet_reports(planned: Plan) -> None:
+    """`changes` laid over the scenario give the very run that the row was made of, and one replica fewer misses."""
+    for fleet in planned.fleets:
+        row = fleet.as_json()
+        report = simulate(load(service(), overrides=fleet.changes), requests=False).summary
+        assert row["attainment"]["chat"]["value"] == report["attainment"]["overall"] >= 0.95
+        assert row["usd_per_mtok_total"] == report["cost"]["usd_per_mtok_total"]
+        assert row["joules_per_output_token"] == report["energy"]["joules_per_output_token"]["facility"]
+        assert row["peak_facility_w"] == report["energy"]["peak_facility_w"]
+        assert row["p95"]["ttft_s"] == report["latency"]["ttft_s"]["p95"]
+        if fleet.tried.replicas > 1:
+            assert fleet.one_fewer is not None
+            assert not fleet.one_fewer.kept
+    costs = [fleet.usd_per_hour for fleet in planned.fleets]
+    assert costs == sorted(costs)
+    assert len(costs) == len(DEVICES)
+
+
+def test_processes_give_the_same_answer(planned: Plan) -> None:
+    with ProcessPoolExecutor(2) as executor:
+        again = plan(load(service()), {"pools.chat.tensor_parallel": [1, 2]}, device=DEVICES, executor=executor)
+    assert json.dumps(again.as_json()) == json.dumps(planned.as_json())
+
+
+@pytest.mark.parametrize(("one", "two"), [(2.0, 2.0), (30.0, 2.0), (3.0, 9.0)])
+def test_cheapest_fleet_does_not_hang_on_the_guess(
+    planned: Plan, monkeypatch: pytest.MonkeyPatch, one: float, two: float
+) -> None:
+    """Whatever step times alone say of replicas of one and of two devices, simulations still find the same fleet."""
+    monkeypatch.setattr(screen, "load", lambda pool, *_: one if pool.tensor_parallel == 1 else two)
+    found = plan(load(service()), {"pools.chat.tensor_parallel": [1, 2]}, device=(DEVICES[0], DEVICES[2]))
+    assert found.best is not None
+    assert planned.best is not None
+    assert found.best.changes == planned.best.changes
+
+
+def test_growth_is_the_plan_of_more_traffic(planned: Plan) -> None:
+    best = planned.best
+    assert best is not None
+    busier = load(service(arrival={"rate": "32.5 /s"}))
+    sizes = {path: [value] for path, value in best.varied.items() if path != "pools.chat.device"}
+    answer = plan(busier, sizes, device=[best.device]).best
+    assert answer is not None
+    assert planned.growth == answer.chips
+
+
+def test_several_seeds_are_judged_together() -> None:
+    scenario = load(service("15 s"))
+    task = Task(scenario, "chat", (0, 1), ("chat",), 2, 8)
+    both, one, other = (attempt(Task(scenario, "chat", seeds, ("chat",), 2, 8), 2) for seeds in ((0, 1), (0,), (1,)))
+    judged = [tried.reports[0]["attainment"]["n"] for tried in (one, other)]
+    pooled = sum(n * tried.shares["chat"].value for n, tried in zip(judged, (one, other), strict=True)) / sum(judged)
+    assert both.shares["chat"].value == pytest.approx(pooled)
+    assert len(both.reports) == len(task.seeds)
+
+
+def test_own_prices_and_precision_can_decide() -> None:
+    """A device that costs next to nothing wins, in the format that needs fewer of it; the row's changes hold the price."""
+    over = {"pools.chat.tensor_parallel": [1], "pools.chat.precision": ["bf16", "fp8"]}
+    scenario = load(service("20 s"))
+    found = plan(scenario, over, device=["nvidia-h100-sxm", "nvidia-l40s"], price={"nvidia-l40s": 0.01})
+    best = found.best
+    assert best is not None
+    assert best.device == "nvidia-l40s"
+    assert best.changes["pools.chat"]["cost"] == {"kind": "rent", "price": "$0.01/h"}
+    assert best.usd_per_hour == pytest.approx(0.01 * best.chips, rel=1e-6)
+    assert is_kept(load(service("20 s"), overrides=best.changes))
+
+
+def test_one_pool_of_several_is_planned() -> None:
+    data = service("20 s")
+    data["workload"]["classes"] = {"chat": CHAT | {"tpot": "80 ms"}}
+    data["pools"] |= {"old": {"model": "llama-3.1-8b", "device": "nvidia-l40s"}}
+    with pytest.raises(SpecError, match="expected --pool NAME, as there are several: chat, old"):
+        plan(load(data))
+    with pytest.raises(SpecError, match="unknown pool `chats`; did you mean `chat`"):
+        plan(load(data), pool="chats")
+    found = plan(load(data), {"pools.chat.tensor_parallel": [1]}, pool="chat", device=["nvidia-h100-sxm"])
+    assert found.best is not None
+    assert {pool["name"] for pool in found.best.tried.reports[0]["pools"]} == {"chat", "old"}
+
+
+# -- the search -----------------------------------------------------------------------------------------------------------
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, kept: set[int], power: int = 1000) -> list[int]:
+    """Replicas that keep the targets, and the most that a power limit allows, in place of simulations; the numbers that were tried."""
+    asked: list[int] = []
+
+    def attempt(task: Task, replicas: int) -> Tried:
+        asked.append(replicas)
+        if replicas > power:
+            return Tried(replicas, why="expected at least 9 W")
+        value = 1.0 if replicas in kept else 0.5
+        return Tried(replicas, {"chat": Share(value, value, value, 0.9)}, ({"regime": "stable"},))
+
+    monkeypatch.setattr(planning, "attempt", attempt)
+    return asked
+
+
+def search(guess: int, most: int = 400) -> planning.Settled:
+    return settle(Task(load(service()), "chat", (0,), ("chat",), guess, most), {})
+
+
+@pytest.mark.parametrize("answer", [1, 2, 7, 16, 99, 400])
+@pytest.mark.parametrize("guess", [1, 7, 50, 400])
+def test_search_ends_at_the_fewest(monkeypatch: pytest.MonkeyPatch, answer: int, guess: int) -> None:
+    """The answer and its predecessor are both tried, and not many others: steps double, then halve."""
+    asked = fake(monkeypatch, set(range(answer, 500)))
+    assert search(guess).fewest == answer
+    assert {answer, answer - 1} - {0} <= set(asked)
+    assert len(asked) == len(set(asked)) <= 2 + 2 * np.log2(1 + abs(answer - guess))
+
+
+def test_search_beside_a_hole_still_ends_where_one_fewer_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, {3, 5, 6, 8, 9, *range(10, 100)})
+    for guess in range(1, 40):
+        found = search(guess)
+        assert found.fewest is not None
+        assert found.tried[found.fewest].kept
+        assert not found.tried[found.fewest - 1].kept
+
+
+def test_search_under_a_power_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, set(range(6, 500)), power=8)
+    assert search(40).fewest == 6
+    fake(monkeypatch, set(range(12, 500)), power=8)
+    nothing = search(40)
+    assert nothing.fewest is None
+    assert nothing.why(np.inf).startswith("power cap: 9 replicas: expected at least 9 W")
+
+
+def test_search_that_finds_nothing_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, set())
+    nothing = search(3, 12)
+    assert nothing.fewest is None
+    assert nothing.why(np.inf) == "SLO missed: 50.00% of `chat` with 12 replicas"
+
+
+# -- intervals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("met", "n"), [(0, 10), (9, 10), (95, 100), (100, 100), (4990, 5000)])
+def test_interval_is_wilsons(met: int, n: int) -> None:
+    known = binomtest(met, n).proportion_ci(0.95, "wilson")
+    assert wilson(met / n, n) == pytest.approx((known.low, known.high), abs=2e-5)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Independent requests: 95 % of 400 intervals, give or take three standard errors; requests that miss in clumps need wider ones."""
+    rng = np.random.default_rng(1)
+    runs = [rng.random(2000) < 0.97 for _ in range(400)]
+    covered = [part.low <= 0.97 <= part.high for part in (share([run], 0.9) for run in runs)]
+    assert abs(np.mean(covered) - 0.96) < 0.04
+    clumped = np.repeat(rng.random(100) < 0.9, 20)
+    spread = clumped[rng.permutation(len(clumped))]
+    wide, narrow = share([clumped], 0.9), share([spread], 0.9)
+    assert wide.value == narrow.value
+    assert wide.high - wide.low > 1.8 * (narrow.high - narrow.low)
+
+
+# -- what rules fleets out ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"precision": "fp8"}, {"engine": {"token_budget": 512, "max_sequences": 64}}, {"tensor_parallel": 2}]
+)
+def test_a_request_alone_takes_what_the_simulator_takes(change: dict[str, Any]) -> None:
+    """Chunks, first token and decode steps of one request on an empty replica, prefix cache included."""
+    tokens = {
+        "input": {"dist": "constant", "value": 5000},
+        "output": {"dist": "constant", "value": 90},
+        "shared_prefix": 1000,
+    }
+    data = service("1 s", arrival={"kind": "burst"}, count=1, tokens=tokens)
+    scenario = with_changes(load(data), **change)
+    pool, row = scenario.pools["chat"], simulate(scenario).requests.iloc[0]
+    first_s, rest_s = screen.alone_s(pool.step_cost(), pool, 5000, 90, 1000 // 16 * 16)
+    assert first_s + pool.engine.front_end == pytest.approx(row["ttft_s"], rel=1e-9)
+    assert rest_s == pytest.approx(row["e2e_s"] - row["ttft_s"], rel=1e-9)
+
+
+@pytest.mark.parametrize("rows", [4, 32, 128])
+def test_steady_state_is_that_of_a_closed_loop(rows: int) -> None:
+    """As many users as sequences, constant lengths: answers per second and time per token within 6 %."""
+    tokens = {"input": {"dist": "constant", "value": 600}, "output": {"dist": "constant", "value": 150}}
+    scenario = load(
+        service("50 s", arrival={"kind": "closed_loop", "users": rows, "ramp": "2 s"}, tokens=tokens) | {"drain": False}
+    )
+    asked = screen.demand(scenario, "chat", 0)
+    steady = screen.Steps(scenario.pools["chat"], asked).at(rows)
+    table = simulate(scenario).requests
+    ended = table[(table["arrival_s"] + table["e2e_s"]).between(15, 45)]
+    assert steady.requests_per_s == pytest.approx(len(ended) / 30, rel=0.06)
+    assert steady.step_s == pytest.approx(ended["tpot_s"].mean(), rel=0.06)
+
+
+def reasons(data: dict[str, Any], over: dict[str, Any], **options: Any) -> dict[str, str]:
+    return {left.device: left.why for left in plan(load(data), over, **options).left}
+
+
+def test_fleets_without_hope_say_why() -> None:
+    one = {"pools.chat.tensor_parallel": [1]}
+    data = service("20 s")
+    data["pools"]["chat"]["model"] = data["workload"]["streams"][0]["model"] = "llama-3.1-70b"
+    data["pools"]["chat"]["precision"] = "fp8"
+    assert "does not fit on" in reasons(data, one, device=["nvidia-l40s"])["nvidia-l40s"]
+    hasty = service("8 s")
+    hasty["workload"]["classes"] = {"chat": CHAT | {"tpot": "1 ms"}}
+    assert reasons(hasty, one, device=["nvidia-l40s"])["nvidia-l40s"].startswith(
+        "SLO out of reach: TPOT 0.001 s kept by 0.0%"
+    )
+    long = service(
+        "20 s", tokens={"input": {"dist": "constant", "value": 60_000}, "output": {"dist": "constant", "value": 10}}
+    )
+    long["workload"]["classes"] = {"chat": {"e2e": "60 s"}}
+    long["pools"]["chat"]["engine"] = {"num_kv_blocks": 1000}
+    assert (
+        reasons(long, one)["nvidia-h100-sxm"]
+        == "KV capacity: 100.0% of `chat` need more than the 16,000 tokens of a replica"
+    )
+    capped = service("8 s", arrival={"rate": "40 /s"})
+    capped["pools"]["chat"]["power_limit"] = "1.4 kW"
+    assert reasons(capped, one, device=["nvidia-l40s"])["nvidia-l40s"].startswith("power cap: ")
+
+
+def test_without_any_fleet_there_is_still_an_answer() -> None:
+    hasty = service("8 s")
+    hasty["workload"]["classes"] = {"chat": CHAT | {"tpot": "1 ms"}}
+    found = plan(load(hasty), {"pools.chat.tensor_parallel": [1]}, device=["nvidia-l40s"])
+    assert found.best is None
+    assert "no fleet that was tried keeps the targets" in found.text()
+    assert "SLO out of reach" in found.text()
+    assert "SLO out of reach" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"pools.chat.replicas": [1, 2]}, "expected another path than `replicas`"),
+        ({"pools.chat.tensor_paralel": [1]}, "unknown key; did you mean `tensor_parallel`"),
+        ({"pools.chats.precision": ["fp8"]}, "no `chats`"),
+        ({"pools.chat.precision": ["fp9"]}, "did you mean `fp8`"),
+        ({"pools.chat.precision": []}, "expected values for `pools.chat.precision`, got none"),
+    ],
+)
+def test_bad_paths_and_values_are_refused(over: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        plan(load(service()), over)
+
+
+def test_a_scenario_without_targets_or_requests_is_refused() -> None:
+    data = service()
+    data["workload"]["streams"][0].pop("class")
+    with pytest.raises(SpecError, match=r"expected a class with targets for a stream of `llama-3\.1-8b`"):
+        plan(load(data))
+    with pytest.raises(SpecError, match=r"expected requests for `llama-3\.1-8b`, got none"):
+        plan(load(service(arrival={"rate": "0 /s"})))
+    with pytest.raises(LookupError, match="did you mean `nvidia-h100-sxm`"):
+        plan(load(service()), device=["nvidia-h100-smx"])
+
+
+# -- what is shown --------------------------------------------------------------------------------------------------------
+
+
+def test_screen_says_what_a_planner_asks(planned: Plan) -> None:
+    text, best = planned.text(show_frontier=True), planned.best
+    assert best is not None
+    assert repr(planned) == f"<Plan {text.splitlines()[0]}>"
+    for needed in (
+        "attained",
+        "N+1",
+        "$/Mtok",
+        "J/tok out",
+        "TTFT p95",
+        "Lose ",
+        "30 % more traffic",
+        "Validity: stable",
+        "output length",
+        "Frontier",
+    ):
+        assert needed in text
+    assert f"--set pools.chat.replicas={best.tried.replicas}" in text.splitlines()[-1]
+    page = planned._repr_html_()
+    assert page.count("<tr>") >= len(planned.fleets) + len(planned.sensitivity[:6]) + 2
+
+
+def test_rent_moves_cost_by_as_much_as_it_moves(planned: Plan) -> None:
+    """What is known by hand: rent 30 % up is 30 % more; longer answers and more requests cost more, prefix hits less."""
+    rows = {row.name.partition(": ")[2] or row.name: row for row in planned.sensitivity}
+    assert (rows["rent"].cost_low, rows["rent"].cost_high) == pytest.approx((-0.3, 0.3))
+    assert (rows["request rate"].cost_low, rows["request rate"].cost_high) == pytest.approx((-0.2, 0.2), abs=0.06)
+    assert rows["output length"].cost_low < 0 < rows["output length"].cost_high
+    assert rows["prefix hits"].cost_high < 0 == rows["prefix hits"].cost_low
+    swings = [row.swing for row in planned.sensitivity]
+    assert swings == sorted(swings, reverse=True)
+
+
+def test_frontier_has_no_point_that_another_beats(planned: Plan) -> None:
+    points = planned.frontier
+    for point in points:
+        beaten = [p for p in points if p.tok_s_per_user >= point.tok_s_per_user and p != point]
+        if point.fast:
+            assert all(p.tok_s_per_device < point.tok_s_per_device or p.fast for p in beaten)
+        else:
+            assert any(p.tok_s_per_device >= point.tok_s_per_device for p in beaten)
+        if point.cheap:
+            assert all(p.usd_per_mtok > point.usd_per_mtok or p.cheap for p in beaten)
+        else:
+            assert any(p.usd_per_mtok <= point.usd_per_mtok for p in beaten)
+    left, right = planned.plot()
+    assert "tok/s" in left.get_xlabel()
+    assert "per device" in left.get_ylabel()
+    assert "$" in right.get_ylabel()
+
+
+def test_command(tmp_path: Any) -> None:
+    path = tmp_path / "service.yaml"
+    path.write_text(json.dumps(service("15 s")))
+    words = [
+        "plan",
+        str(path),
+        "--device",
+        "nvidia-h100-sxm,nvidia-l40s",
+        "--over",
+        "pools.chat.tensor_parallel=1,2",
+        "--workers",
+        "2",
+    ]
+    result = CliRunner().invoke(cli, [*words, "--format", "json", "--plot", str(tmp_path / "plots")])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["over"]["pools.chat.tensor_parallel"] == [1, 2]
+    assert report["fleets"][0]["attainment"]["chat"]["value"] >= 0.95
+    assert {file.name for file in (tmp_path / "plots").iterdir()} == {"frontier.png", "frontier.svg"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--set", "workload.classes.chat.tpot=1 ms", "--device", "nvidia-l40s"], 1, "no fleet"),
+        (["--pool", "chta"], 2, "did you mean `chat`"),
+        (["--device", "h100x"], 2, "unknown hardware profile"),
+        (["--price", "nvidia-l40s=cheap"], 2, "expected dollars per hour"),
+        (["--over", "pools.chat.replicas=1,2"], 2, "they are what is looked for"),
+    ],
+)
+def test_exit_codes(tmp_path: Any, words: list[str], code: int, message: str) -> None:
+    path = tmp_path / "service.yaml"
+    path.write_text(json.dumps(service("15 s")))
+    result = CliRunner().invoke(cli, ["plan", str(path), "--workers", "1", *words])
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
