@@ -200,9 +200,7 @@ def test_engine_is_the_oracle(name: str, case: Case) -> None:
 @pytest.mark.parametrize("name", ["dense", "windowed", "power limit binds now and then", "stages", "eager"])
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), shares=st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.3, 1.0)), min_size=1, max_size=5))
-def test_engine_is_the_oracle_while_power_caps_change(
-    name: str, case: Case, shares: list[tuple[float, float]]
-) -> None:
+def test_engine_is_the_oracle_while_power_caps_change(name: str, case: Case, shares: list[tuple[float, float]]) -> None:
     """Caps come and go in the middle of runs of steps, some above what is drawn, some far below."""
     cost = COSTS[name]
     end_s = compare(deepcopy(case), cost).now
