@@ -142,7 +142,7 @@ class Pool(Spec):
         graphs = min(engine.graph_tokens, 2 * engine.max_sequences)
         host = HostConstants(
             engine.host, engine.per_sequence, engine.launch_factor, graphs, engine.eager_layer, engine.compute_factor, engine.memory_factor,
-            engine.experts_factor, engine.quantise_factor, engine.eager_collective, engine.eager_narrow,
+            engine.experts_factor, engine.quantise_factor, engine.eager_collective, engine.eager_narrow, engine.expert_tile,
         )  # fmt: skip
         return step_cost(self.network, self.profile, host, self.parallel, self.precision)
 

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +15,7 @@ from simfleet.calibration import power
 from simfleet.calibration.tune import tune
 from simfleet.calibration.writing import write_power
 from simfleet.cli import cli
-from simfleet.document import Document
+from simfleet.document import Document, override
 from simfleet.evidence import energy
 from simfleet.evidence.accuracy import Accuracy, Comparison, accuracy, simulated
 from simfleet.evidence.energy import Watts, imposed_w, kinds
@@ -325,12 +326,12 @@ def fits() -> dict[str, power.PowerFit]:
 @shared
 @pytest.mark.parametrize(("device", "median"), [("nvidia-h100-sxm", 0.09), ("nvidia-b200-sxm", 0.07)])
 def test_board_power_of_architectures_left_out(device: str, median: float, fits: dict[str, power.PowerFit]) -> None:
-    """Text, the measured pace imposed; half of what the best constant watts give, and nearer with one point of the model itself."""
+    """The measured pace imposed, text and all five tasks; half of what the best constant watts give, and nearer with one point of the model itself."""
     figures = fits[device].figures
     assert figures[power.OUTSIDE].median <= median
     assert figures["one point per model and devices, text"].median <= 0.05
     assert figures["constant watts, left out"].median > 1.4 * figures[power.OUTSIDE].median
-    assert figures["  all tasks"].median <= 0.09
+    assert figures["  all tasks"].median <= median
 
 
 @shared
@@ -362,6 +363,29 @@ def test_joules_per_token_end_to_end(device: str, rows: int, chats: Accuracy) ->
     assert abs(groups["joules_per_token"]["bias"]) <= 0.06
     assert groups["output_tok_per_s"]["median_ape"] <= 0.15
     assert groups["power_imposed"]["median_ape"] <= 0.09
+
+
+@shared
+def test_padded_rows_make_block_scaled_experts_as_slow_and_as_hot_as_measured(chats: Accuracy) -> None:
+    """Rows that vLLM 0.11.1 computes for nothing, by the rule of its code: nothing here was fitted to these models' pace alone."""
+    fp8 = [one for one in chats.compared if one.row.tags["served"].endswith("235B-A22B-Instruct-2507-FP8")]
+    assert len(fp8) == 23
+    with_it, without = (
+        {metric: np.median([dict(one.errors())[metric] for one in rows]) for metric in ("output_tok_per_s", "power_imposed")}
+        for rows in (fp8, [unpadded(one.row) for one in fp8])
+    )  # fmt: skip
+    assert abs(with_it["output_tok_per_s"]) < 0.1
+    assert abs(with_it["power_imposed"]) < 0.15
+    assert without["output_tok_per_s"] > 0.2
+    assert without["power_imposed"] < -0.25
+
+
+def unpadded(row: Row) -> Comparison:
+    """The row simulated with kernels that compute what is asked for."""
+    document = override(Document.from_data(row.scenario), "pools.measured.engine.expert_tile", None)
+    found = simulated(replace(row, scenario=document.data))
+    assert isinstance(found, dict)
+    return Comparison(row, found)
 
 
 def test_rows_of_other_files_have_no_watts(tmp_path: Path) -> None:

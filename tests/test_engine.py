@@ -124,7 +124,7 @@ NAMED = {
     "host": "host_s", "per_sequence": "per_sequence_s", "launch_factor": "launch_factor", "graph_tokens": "graph_tokens",
     "eager_layer": "eager_layer_s", "eager_narrow": "eager_narrow_s", "eager_collective": "eager_collective_s",
     "compute_factor": "compute_factor", "memory_factor": "memory_factor", "experts_factor": "experts_factor",
-    "quantise_factor": "quantise_factor",
+    "quantise_factor": "quantise_factor", "expert_tile": "expert_tile",
 }  # fmt: skip
 
 

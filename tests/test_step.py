@@ -46,7 +46,7 @@ FP4_WEIGHTS = Precisions("fp4", "bf16", "bf16")
 BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5}
 OWN_KERNELS = HostConstants(
     1e-3, 5e-6, 0.6, graph_tokens=200, eager_layer_s=300e-6, eager_collective_s=50e-6, eager_narrow_s=70e-6, compute_factor=1.1, memory_factor=1.2,
-    experts_factor=0.5, quantise_factor=0.25,
+    experts_factor=0.5, quantise_factor=0.25, expert_tile=64,
 )  # fmt: skip
 
 CASES = {
@@ -70,6 +70,8 @@ CASES = {
     "all at once": ("deepseek-v3", "nvidia-h200-sxm", Parallel(2, 2, 2, 2), FP8),
     "own kernels": ("llama-3.1-70b", "nvidia-h100-sxm", Parallel(4), FP8),
     "own kernels, experts": ("gpt-oss-120b", "nvidia-h200-sxm", Parallel(2, expert=2), FP4_WEIGHTS),
+    "own kernels, padded experts": ("deepseek-v3", "nvidia-h200-sxm", Parallel(2, 1, 2, 2), FP8),
+    "own kernels, padded slices": ("deepseek-v3", "nvidia-b200-sxm", Parallel(8), FP8),
 }
 SPLIT = ("pipeline", "pipeline over servers", "groups of attention", "all at once")
 
@@ -285,11 +287,15 @@ class Naive:
             read += here * size / constants.tile * x / (1 + x)
         width = weights / (3 * self.model.hidden)
         passed = 2 * (here + constants.sent * (picks - here)) * (2 * self.model.hidden + 3 * width)
-        compute_s = 2 * here * weights / (constants.compute * peak)
+        rows = here
+        if self.host.expert_tile and kernel == "fp8_block":
+            rows = picks + group.experts / self.parallel.expert * (self.host.expert_tile - 1)
+        passed += 2 * (rows - here) * 3 * width
+        compute_s = 2 * rows * weights / (constants.compute * peak)
         memory_s, power = read / (constants.bandwidth * self.bw), constants.overlap
         roof_s = (compute_s**power + memory_s**power) ** (1 / power)
         passed_s = passed / (constants.moved * self.bw)
-        flops = 2 * here * weights * self.profile.flops["bf16"].value / peak
+        flops = 2 * rows * weights * self.profile.flops["bf16"].value / peak
         self.use(self.experts_launch * constants.t0 + roof_s + passed_s, read + passed, flops)
 
     def half_layer(self, tokens: float) -> None:

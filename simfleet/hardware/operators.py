@@ -47,13 +47,14 @@ class Precisions(NamedTuple):
 
 class Transfer(NamedTuple):
     """How an engine's kernels compare with the operator tables': launches (of experts apart), arithmetic, memory traffic, ... take so many times as
-    long [1]."""
+    long [1]; and the rows of each block-scaled expert are filled up to `expert_tile`, None: they are not."""
 
     launch: float = 1.0
     experts: float = 1.0
     compute: float = 1.0
     memory: float = 1.0
     quantise: float = 1.0
+    expert_tile: int | None = None
 
 
 class Parallel(NamedTuple):
@@ -193,9 +194,17 @@ class Shard:
         operator = experts(
             self._profile.step.experts[kernel].value, self._profile.flops[arithmetic].value, self._bandwidth, self._experts_launch,
             picks / parallel.expert, picks, touched, self._model.hidden, width, weights,
-            self._model.element_bytes("expert", self._precision.weights), self._sram,
+            self._model.element_bytes("expert", self._precision.weights), self._sram, self._padded(kernel, here, picks),
         )  # fmt: skip
         return operator._replace(flops=operator.flops * self._flop_weight(arithmetic))
+
+    def _padded(self, kernel: Precision, here: float, picks: float) -> float:
+        """Rows that a kernel with a contiguous layout computes for nothing: its buffer has room for all picks of the group and for each of
+        `here` experts to fill its last tile, and all of it is multiplied."""
+        tile = self._transfer.expert_tile
+        if tile is None or kernel != "fp8_block":
+            return 0.0
+        return picks - picks / self._parallel.expert + here * (tile - 1)
 
     # -- between devices -----------------------------------------------------------------------------------------------
 

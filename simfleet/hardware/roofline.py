@@ -104,13 +104,13 @@ def gemm(
 
 def experts(
     constants: Experts, peak: float, bandwidth: float, launch: float,
-    rows: float, sent: float, touched: float, hidden: float, width: float, weights: float, weight_bytes: float, sram: float,
+    rows: float, sent: float, touched: float, hidden: float, width: float, weights: float, weight_bytes: float, sram: float, padded: float = 0.0,
 ) -> Operator:  # fmt: skip
     """Fused routed experts on one device: t0 + (tc^p + tm^p)^(1/p) + ta.
 
-        tc = 2*rows*w / (ef*peak)
+        tc = 2*(rows + padded)*w / (ef*peak)
         tm = (touched*w*wb + rows*w*wb/tile * x^4/(1 + x^4)) / (eb*BW),  x = w*wb / sram: large experts are read again
-        ta = (rows + lam*(sent - rows)) * (2*hidden + 3*width) * 2 / (ea*BW)
+        ta = ((rows + lam*(sent - rows)) * (2*hidden + 3*width) + padded*3*width) * 2 / (ea*BW)
 
     rows    -- pairs of token and expert that this device computes
     sent    -- pairs of its whole group, of which others compute the rest
@@ -118,17 +118,19 @@ def experts(
     width   -- hidden width of an expert on this device
     weights -- elements of one expert on this device
     sram    -- cache in which weights stay while they are used [B]; 0: they always stay
+    padded  -- rows that this device computes for nothing: multiplied and activated, not sorted
     """
     size = weights * weight_bytes
     read = touched * size
     if constants.tile is not None and sram:
         large = (size / sram) ** 4
         read += rows * size / constants.tile * large / (1.0 + large)
-    flops = 2.0 * rows * weights
+    flops = 2.0 * (rows + padded) * weights
     compute_s, memory_s = overlapped(
         flops / (constants.compute * peak), read / (constants.bandwidth * bandwidth), constants.overlap
     )
-    moved = (rows + constants.sent * max(0.0, sent - rows)) * (2.0 * hidden + 3.0 * width) * ACTIVATION_BYTES
+    sorted_rows = rows + constants.sent * max(0.0, sent - rows)
+    moved = (sorted_rows * (2.0 * hidden + 3.0 * width) + padded * 3.0 * width) * ACTIVATION_BYTES
     moved_s = moved / (constants.moved * bandwidth)
     return Operator("experts", launch * constants.t0, compute_s, memory_s + moved_s, bytes=read + moved, flops=flops)
 

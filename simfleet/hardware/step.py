@@ -57,6 +57,7 @@ class HostConstants(NamedTuple):
     quantise_factor: float = 1.0
     eager_collective_s: float = 0.0
     eager_narrow_s: float = 0.0
+    expert_tile: int | None = None
 
 
 def attended(prefix: int, tokens: int) -> int:
@@ -94,8 +95,8 @@ class StepCost:
     ) -> None:
         self.devices = parallel.devices
         transfer = Transfer(
-            host.launch_factor, host.experts_factor, host.compute_factor, host.memory_factor, host.quantise_factor
-        )
+            host.launch_factor, host.experts_factor, host.compute_factor, host.memory_factor, host.quantise_factor, host.expert_tile
+        )  # fmt: skip
         self._host, self._shard = host, Shard(model, profile, transfer, parallel, precision)
         self._groups, self._stages = parallel.attention_dp, parallel.pipeline
         self.limit = _one_limit(model)

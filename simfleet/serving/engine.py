@@ -48,6 +48,11 @@ class Engine(Spec):
     quantise_factor: float = Field(
         1.0, ge=0, description="Time to quantise inputs against the operator tables'; fused with other kernels: less"
     )
+    expert_tile: int | None = Field(
+        None,
+        ge=2,
+        description="Rows to which kernels fill up each block-scaled expert that a device holds, beside a row for every pick of the group",
+    )
     graph_tokens: int = Field(
         512,
         ge=0,
