@@ -80,7 +80,8 @@ def index() -> str:
     lines = [
         "# Notebooks",
         "",
-        "Each asks one question and answers it within half a minute on two cores. The pages show what comes out.",
+        "Each asks one question and answers it within half a minute on two cores. The pages show what comes out. Open the notebooks themselves where simfleet",
+        "is installed, in Jupyter or any editor that knows them; `pytest notebooks` runs them all.",
         "",
     ]
     for path in NOTEBOOKS:
