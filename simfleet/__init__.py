@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from simfleet.gate.judge import check
     from simfleet.library import Library
     from simfleet.planning.plan import Plan, plan
-    from simfleet.planning.sweep import sweep
     from simfleet.result import Result
     from simfleet.scenario import Scenario, load
     from simfleet.simulation import simulate
+    from simfleet.sweeping.sweep import sweep
 
 __all__ = ["Library", "Plan", "Result", "Scenario", "SpecError", "check", "load", "plan", "simulate", "sweep"]
 __version__ = version("simfleet")
@@ -27,7 +27,7 @@ WHERE = {
     "load": "scenario",
     "plan": "planning.plan",
     "simulate": "simulation",
-    "sweep": "planning.sweep",
+    "sweep": "sweeping.sweep",
 }
 """Public name -> its module, imported when the name is asked for: the pytest plugin is loaded where nothing is simulated."""
 

@@ -11,12 +11,14 @@ from simfleet.document import SpecError
 from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
 from simfleet.result import Result
-from simfleet.scenario import Scenario, json_schema, load
+from simfleet.scenario import Scenario, check_variants, json_schema, load
 from simfleet.simulation import simulate
+from simfleet.spec import Spec
 from simfleet.terminal import (
     BAD_INPUT,
     SIMULATION_ERROR,
     bad_input,
+    counted,
     overrides_option,
     pairs,
     paths_option,
@@ -33,8 +35,8 @@ ELSEWHERE: dict[str, str] = {
     "check": "simfleet.gate.commands:check",
     "compare": "simfleet.gate.commands:compare",
     "explain": "simfleet.sensitivity.command:command",
-    "plan": "simfleet.planning.plan:command",
-    "sweep": "simfleet.planning.commands:command",
+    "plan": "simfleet.planning.command:command",
+    "sweep": "simfleet.sweeping.command:command",
 }
 """Commands of other rooms, `module:name`, which are imported when they are asked for."""
 
@@ -114,16 +116,17 @@ def _simulate(scenario: Scenario, seed: int, detail: bool) -> Result:
 def validate(
     scenarios: tuple[str, ...], overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...]
 ) -> None:
-    """Check every SCENARIO; print every error with file:line:column. Nothing is run."""
+    """Check every SCENARIO with all of its variants, or with --variant one; print every error with file:line:column. Nothing is run."""
     from simfleet.gate.targets import targets_of  # noqa: PLC0415
 
     failed = False
     for scenario in scenarios:
         try:
-            spec = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths)
+            laid = pairs(overrides)
+            spec = check_variants(scenario, laid, paths) if variant is None else load(scenario, laid, variant, paths)
             if spec.targets:
                 targets_of(spec)
-            click.echo(f"{scenario}: ok ({len(spec.pools)} pools, {len(spec.workload.streams)} streams)")
+            click.echo(f"{scenario}: ok ({_parts(spec, variant)})")
         except (SpecError, LookupError) as error:
             click.echo(error.args[0] if isinstance(error, LookupError) else error, err=True)
             failed = True
@@ -131,10 +134,21 @@ def validate(
         raise SystemExit(BAD_INPUT)
 
 
+def _parts(spec: Scenario, variant: str | None) -> str:
+    """What was looked at."""
+    found = [counted(len(spec.pools), "pool"), counted(len(spec.workload.streams), "stream")]
+    return ", ".join([*found, *([counted(len(spec.variants), "variant")] if spec.variants and variant is None else [])])
+
+
 @cli.command()
-def schema() -> None:
-    """Print the JSON Schema of scenario files, for editors."""
-    click.echo(json.dumps(json_schema(), indent=2))
+@click.argument("kind", type=click.Choice(["scenario", "sla", "tolerances"]), default="scenario")
+def schema(kind: str) -> None:
+    """Print the JSON Schema of a KIND of file, for editors: scenario (if none is named), sla, or tolerances."""
+    from simfleet.gate.compare import Tolerances  # noqa: PLC0415
+    from simfleet.gate.targets import Sla  # noqa: PLC0415
+
+    kinds: dict[str, type[Spec]] = {"scenario": Scenario, "sla": Sla, "tolerances": Tolerances}
+    click.echo(json.dumps(json_schema(kinds[kind]), indent=2))
 
 
 @cli.command()

@@ -27,7 +27,7 @@ from simfleet.serving.engine import (
     sequence_blocks,
 )
 from simfleet.signals import Signal
-from simfleet.spec import Named, Spec, default_kind
+from simfleet.spec import Named, OrName, Spec, default_kind
 from simfleet.units import PositiveSeconds, Seconds, Watts
 from simfleet.workload.models import Model
 
@@ -50,16 +50,23 @@ class PoolPrecision(Spec):
 
     model_config = ConfigDict(json_schema_extra=_or_one_word)
 
-    weights: Precision
-    kv: Precision = "bf16"
-    activations: Precision = "bf16"
+    weights: Precision = Field(
+        description="Format in which attention, MLP and experts are stored; `fp8` and `fp4` are the network's own"
+    )
+    kv: Precision = Field(
+        "bf16", description="Format of the KV cache; left out, that of 16- and 32-bit weights, else `bf16`"
+    )
+    activations: Precision = Field(
+        "bf16",
+        description="Format in which products are computed; left out, the weights' own, `bf16` for `int4` and `mxfp4`",
+    )
 
 
 class Sleep(Spec):
     """A replica's devices asleep: they draw little, and need time to be back."""
 
-    after: PositiveSeconds = Field(description="Seconds without work")
-    draw: Watts = Field(description="Per device")
+    after: PositiveSeconds = Field(description="Time without work until it sleeps; at least 1 s")
+    draw: Watts = Field(description="Watts of one device asleep; at most its idle watts")
     wake: Seconds = Field(
         description="From the next request until the first step; devices are awake, but do not compute"
     )
@@ -68,36 +75,59 @@ class Sleep(Spec):
 class Off(Spec):
     """A replica switched off, and its share of the server with it: nothing is drawn, and starting takes long."""
 
-    after: PositiveSeconds = Field(description="Seconds without work")
+    after: PositiveSeconds = Field(description="Time without work until it is off; more than `sleep.after`")
     wake: Seconds = Field(description="From the next request until the first step: start, weights into memory, engine")
 
 
 class Pool(Spec):
     """Equal replicas of one model on one kind of device, at one site."""
 
-    site: str = Field("", description="Name under `sites`; may be left out where there is one")
-    network: Annotated[Model, Named("models")] = Field(alias="model")
-    profile: Annotated[Profile, Named("hardware_profiles")] = Field(alias="device")
-    replicas: int = Field(1, ge=1, le=65_535)
-    tensor_parallel: int = Field(1, ge=1, description="Devices per replica")
+    site: str = Field("", description="Name under `sites`; left out where there is one")
+    network: Annotated[Model, Named("models")] = Field(
+        alias="model", description="What it serves: streams of this model are routed here"
+    )
+    profile: Annotated[Profile, Named("hardware_profiles")] = Field(alias="device", description="What it runs on")
+    replicas: int = Field(
+        1, ge=1, le=65_535, description="Copies of the model that serve side by side, each with its own queue"
+    )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Devices that share every layer's matrices; a replica has tensor x pipeline x attention_dp devices",
+    )
     formats: PoolPrecision = Field(
-        PoolPrecision(weights="bf16"), alias="precision", description="One name, or one for each part"
+        PoolPrecision(weights="bf16"),
+        json_schema_extra={"default": "bf16"},
+        alias="precision",
+        description="Formats of numbers: one name, such as `fp8`, or one for each part",
     )
-    engine: Annotated[AnyEngine, default_kind("continuous")] = Continuous()
-    pipeline_parallel: int = Field(1, ge=1, description="Stages that the layers are split into")
-    expert_parallel: int = Field(1, ge=1, description="Devices among which whole experts are dealt out")
+    engine: Annotated[AnyEngine, default_kind("continuous"), OrName("engines")] = Field(
+        Continuous(),
+        json_schema_extra={"default": DEFAULT_ENGINE},
+        description="Inference engine: a preset's name, or a mapping that changes numbers of one",
+    )
+    pipeline_parallel: int = Field(1, ge=1, description="Stages that the layers are split into, one after the other")
+    expert_parallel: int = Field(
+        1,
+        ge=1,
+        description="Devices among which whole experts are dealt out; a divisor of tensor x attention_dp and of the experts",
+    )
     attention_dp: int = Field(
-        1, ge=1, description="Groups that each keep their own sequences' attention; experts are shared"
+        1, ge=1, description="Groups that each keep their own sequences and all attention weights; experts are shared"
     )
-    cost: Annotated[AnyCost, default_kind("rent")] = Rent()
+    cost: Annotated[AnyCost, default_kind("rent")] = Field(
+        Rent(), description="How devices are paid for, by its `kind`"
+    )
     power_cap: Annotated[Signal, Series("watts")] | None = Field(
-        None, description="Most that one device may draw, below its own limit"
+        None, description="Most that one device may draw; the device's own limit holds besides"
     )
     power_limit: Annotated[Signal, Series("watts")] | None = Field(
         None, description="Most that the pool's servers may draw at the wall; shared out as caps of its devices"
     )
-    sleep: Sleep | None = Field(None, description="What a replica's devices fall into after a while without work")
-    off: Off | None = Field(None, description="When a replica and its share of the server are switched off")
+    sleep: Sleep | None = Field(None, description="When a replica's devices sleep; left out, never")
+    off: Off | None = Field(
+        None, description="When a replica and its share of the server are switched off; left out, never"
+    )
 
     @model_validator(mode="before")
     @classmethod

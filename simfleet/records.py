@@ -94,6 +94,7 @@ class Account:
     decode_device_s: float = 0.0
     prefill_j: float = 0.0
     decode_j: float = 0.0
+    longest: int = 0  # most tokens of a request that ended, prompt and answer so far together
     too_long: int = 0  # requests beyond the longest context that the model was made for
     prompts: int = 0  # computed to the end, the first time
     cached_tokens: int = 0  # of their input tokens, those found in the prefix cache

@@ -14,6 +14,7 @@ from simfleet.report import plots, summary
 from simfleet.report.metrics import summarise
 from simfleet.report.shares import BOUNDARIES, per_request
 from simfleet.run import Run
+from simfleet.terminal import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +135,7 @@ class Result:
         asked, kept = self.summary["requests"], [group["kept"] for group in self.summary["classes"]]
         missed = kept.count(False)
         verdict = (
-            f"MISSED by {missed} of {len(kept) - kept.count(None)} classes"
+            f"MISSED by {missed} of {counted(len(kept) - kept.count(None), 'class', 'classes')}"
             if missed
             else "targets kept"
             if True in kept

@@ -40,8 +40,10 @@ class Wanted(Spec):
 
     model_config = ConfigDict(json_schema_extra=_or_text)
 
-    expect: str
-    level: Literal["error", "warn"] = "error"
+    expect: str = Field(description="Percentile where there are any, comparison and number: `p95 <= 1 s`, `>= 99 %`")
+    level: Literal["error", "warn"] = Field(
+        "error", description="Whether `simfleet check` fails where it is missed (`error`), or only says so"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -56,20 +58,26 @@ Targets = dict[str, tuple[Wanted, ...]]
 class Scenario(Spec):
     """One simulation, complete. `horizon` is when arrivals end; with `drain` the run goes on until all have their answers."""
 
-    name: str
-    description: str = ""
-    horizon: PositiveSeconds | None = Field(None, description="Needed where a stream never ends by itself")
-    drain: bool = True
+    name: str = Field(description="Name for reports")
+    description: str = Field("", description="One line for reports and `simfleet scenarios`")
+    horizon: PositiveSeconds | None = Field(
+        None, description="When arrivals end; needed where a stream never ends by itself"
+    )
+    drain: bool = Field(
+        True, description="Whether the run goes on until all requests have their answers; else it ends with the horizon"
+    )
     warmup: Seconds = Field(0.0, description="Requests that arrive before are left out of latency and attainment")
-    workload: Workload
-    sites: dict[str, Site] = Field({}, description=f"Left out: one, `{DEFAULT_SITE}`")
-    pools: dict[str, Pool] = Field(min_length=1)
-    routing: Annotated[AnyRouting, default_kind("round_robin")] = RoundRobin()
+    workload: Workload = Field(description="What is asked")
+    sites: dict[str, Site] = Field({}, description=f"Name -> place where pools stand; left out, one: `{DEFAULT_SITE}`")
+    pools: dict[str, Pool] = Field(min_length=1, description="Name -> equal replicas on one kind of device")
+    routing: Annotated[AnyRouting, default_kind("round_robin")] = Field(
+        RoundRobin(), description="Which replica of a model a request goes to, by its `kind`"
+    )
     variants: dict[str, dict[str, Any]] = Field(
-        {}, description="Name -> dotted path -> value, laid over the rest when chosen"
+        {}, description="Name -> dotted path -> value, laid over the rest with `--variant NAME`"
     )
     targets: Targets = Field(
-        {}, exclude=True, description="Metric, such as ttft{class=chat} -> what `simfleet check` holds it to"
+        {}, exclude=True, description="Metric, such as `ttft{class=chat}` -> what `simfleet check` holds it to"
     )
     _document: Document = PrivateAttr()
     _library: Library = PrivateAttr()
@@ -249,16 +257,12 @@ def load(
     """A scenario from a file, a shipped name such as "quickstart", or plain data.
 
     overrides -- dotted path -> value, laid over the variant, which is laid over the file; text is read as YAML
-    variant   -- name of one of its variants; without one all of them are checked too
+    variant   -- name of one of its variants; those not asked for are not looked at (`check_variants` does)
     paths     -- folders of own profiles, models, sites and scenarios, searched before those of SIMFLEET_PATH and the shipped
 
     Raises SpecError with every problem at once, each with file:line:column and path.
     """
-    document, library = draft(scenario, overrides, variant, paths)
-    complete = built(document, library)
-    if variant is None:
-        _check_variants(complete, document, library)
-    return complete
+    return built(*draft(scenario, overrides, variant, paths))
 
 
 def draft(
@@ -307,21 +311,30 @@ def _varied(document: Document, name: str) -> Document:
     return varied
 
 
-def _check_variants(base: Scenario, document: Document, library: Library) -> None:
-    """Build every variant; a workload that none of its paths touches is not read again. Raises SpecError."""
+def check_variants(
+    scenario: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    paths: str | Path | Iterable[str | Path] = (),
+) -> Scenario:
+    """The scenario as `load` gives it without a variant, once every variant has been built too. Raises SpecError with the problems of all."""
+    laid = dict(overrides)
+    base = load(scenario, laid, paths=paths)
     problems: dict[Problem, None] = {}
     for name, changes in base.variants.items():
         try:
-            varied = _varied(document, name)
-            if not any(path.startswith("workload") for path in changes):
-                varied = overlay(varied, "workload", base.workload, {})
-            built(varied, library)
+            document, library = draft(scenario, laid, name, paths)
+            if not any(path.startswith("workload") for path in changes):  # as it was read for the base
+                document = overlay(document, "workload", base.workload, {})
+            built(document, library)
         except SpecError as error:
-            problems |= dict.fromkeys(error.problems)
+            problems |= {
+                problem._replace(message=f"{problem.message} (in variant `{name}`)"): None for problem in error.problems
+            }
     if problems:
         raise SpecError(problems)
+    return base
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a scenario file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Scenario.model_json_schema(by_alias=True)}
+def json_schema(cls: type[Spec] = Scenario) -> dict[str, Any]:
+    """JSON Schema of a scenario file, or of another kind of file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(by_alias=True)}

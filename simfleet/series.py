@@ -123,19 +123,23 @@ class Series:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        one = {"type": "string" if self.dimension else "number", "description": self.wanted}
-        repeat = {"type": "string", "description": "Begin again after this long"}
+        one = Quantity(self.dimension).json_schema() if self.dimension else {"type": "number"}
+        repeat = {"type": "string", "description": "Begin again after this long; left out, never", "examples": ["1 d"]}
         steps = {
             "type": "object",
             "additionalProperties": one,
-            "description": "Time -> value, which holds until the next",
+            "description": "Time, from `0 h` on -> value, which holds until the next",
         }
-        file = {"type": "string", "description": "CSV with the columns time_s and value"}
+        file = {
+            "type": "string",
+            "description": "CSV with the columns time_s, evenly spaced from 0, and value; relative to the folder of the scenario",
+        }
+        unit = {"type": "string", "description": "Unit of the file's values, such as `g/kWh`; none for plain numbers"}
         return {
             "anyOf": [
                 one,
                 _mapping({"steps": steps, "repeat": repeat}, ["steps"]),
-                _mapping({"file": file, "unit": {"type": "string"}, "repeat": repeat}, ["file"]),
+                _mapping({"file": file, "unit": unit, "repeat": repeat}, ["file"]),
             ]
         }
 

@@ -24,6 +24,7 @@ from simfleet.serving.kv import BlockPool
 from simfleet.serving.meter import Meter
 from simfleet.serving.replica import Replica
 from simfleet.streams import Streams
+from simfleet.terminal import counted
 from simfleet.timeline import Progress, Timeline
 from simfleet.workload.arrivals import ClosedLoop
 from simfleet.workload.streams import Stream
@@ -278,7 +279,7 @@ def _binds(meter: Meter, schedulers: list[Scheduler], accounts: list[Account]) -
                 decode_s + prefill_s
             )
     resource = max(waits, key=lambda name: waits[name])
-    step = f"{resource}, {waits[resource]:.0%} of busy time at {max(meter.mean_rows, 1):.0f} sequences a step"
+    step = f"{resource}, {waits[resource]:.0%} of busy time at {counted(round(max(meter.mean_rows, 1)), 'sequence')} a step"
     short_of = {
         name: sum(s.stalls[kind] for s in schedulers)
         for name, kind in (("KV memory", BLOCKS), ("max_sequences", SEATS))

@@ -1,14 +1,15 @@
 """Plain data in, frozen pydantic models out, or every problem at its place and in plain words."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
@@ -19,9 +20,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from simfleet.document import Document, Location, Problem, SpecError, child, did_you_mean, has, short
+from simfleet.units import dimension_of, written
 
 T = TypeVar("T")
 Grade = Literal["datasheet", "measured", "calibrated", "estimate"]
+
+
+_GRADES = "How good it is: of a datasheet, measured, calibrated (fitted to measurements), or an estimate"
 
 
 def _strict(schema: Any) -> Any:
@@ -47,16 +52,35 @@ class Spec(BaseModel):
         strict: core_schema.CoreSchema = _strict(handler(source))
         return strict
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """For editors and the reference: what a `kind` says, and defaults as a user would write them."""
+        described = handler(schema)
+        inner = handler.resolve_ref_schema(described)
+        mapping = next((part for part in inner.get("anyOf", ()) if "properties" in part), inner)
+        meaning = (cls.__doc__ or "").partition("\n")[0]
+        for part in mapping.get("properties", {}).values():
+            if "const" in part:
+                part.setdefault("description", f"`{part['const']}`: {meaning}")
+            dimension = dimension_of(part)
+            if dimension and isinstance(part.get("default"), float):
+                part["default"] = written(part["default"], dimension)
+        return described
+
     @model_validator(mode="before")
     @classmethod
     def _leave_hints(cls, values: Any, info: ValidationInfo) -> Any:
         """For the messages: the nearest known name of each unknown key, and what is expected for each missing one."""
+        if isinstance(values, str) and "preset" in cls.model_fields:
+            raise ValueError(f"expected a mapping, such as `{{preset: {short(values)}}}`, got `{short(values)}`")
         if isinstance(values, dict) and info.context is not None:
             fields = {spec.alias or name: spec for name, spec in cls.model_fields.items()}
             hints, keys = info.context.setdefault("hints", {}), tuple(values)
             for key in values:
                 if key not in fields:
-                    hints[key, keys] = did_you_mean(str(key), fields)
+                    hints[key, keys] = nearest(str(key), fields)
             for key, spec in fields.items():
                 if key not in values and spec.is_required():
                     hints[key, keys] = _wanted(spec)
@@ -66,10 +90,29 @@ class Spec(BaseModel):
 class Fact(Spec, Generic[T]):
     """A stored number: its value, where it comes from and how good it is."""
 
-    value: T
-    source: str
-    grade: Grade
-    note: str | None = None
+    WANTED: ClassVar = "a fact such as `{value: ..., source: ..., grade: estimate}`"
+
+    value: T = Field(description="What is stated: a quantity with its unit, or the constants of one fit")
+    source: str = Field(description="Key of the profile's `sources`")
+    grade: Grade = Field(description=_GRADES)
+    note: str | None = Field(
+        None, description="How it was made, or what to know; estimates that share a note are listed together"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_bare(cls, value: Any) -> Any:
+        if isinstance(value, str | int | float):
+            raise ValueError(f"expected {cls.WANTED}, got `{short(value)}` alone")
+        return value
+
+
+class Provenance(Spec):
+    """Where one number of a preset comes from, and how good it is."""
+
+    source: str = Field(description="Document and date, or how it was made, in words")
+    grade: Grade = Field(description=_GRADES)
+    note: str | None = Field(None, description="What else to know about it")
 
 
 def _wanted(spec: FieldInfo) -> str:
@@ -89,7 +132,24 @@ def _wanted(spec: FieldInfo) -> str:
         list: "a list",
         dict: "a mapping",
     }
-    return words.get(kind, "a mapping")
+    return getattr(kind, "WANTED", words.get(kind, "a mapping"))
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The known name meant by an unknown key, as an ending of a message: spelt alike, its initials (`tp`), or of the same words."""
+    names = list(known)
+    ending = did_you_mean(key, names)
+    if "did you mean" in ending:
+        return ending
+    words = set(key.lower().split("_"))
+    alike = [
+        name for name in names if _initials(name) == key.lower() or words < (own := set(name.split("_"))) or own < words
+    ]
+    return f"; did you mean `{alike[0]}`?" if len(alike) == 1 else ending
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in name.split("_") if word)
 
 
 def build(cls: type[T], document: Document, context: Mapping[str, Any] | None = None) -> T:
@@ -131,14 +191,18 @@ def _problems(error: ValidationError, document: Document, context: Mapping[str, 
     return sorted(found, key=lambda problem: problem.mark)
 
 
-def _locate(loc: Iterable[Any], document: Document, presets: Mapping[int, Document]) -> tuple[Document, Location]:
+def _locate(
+    loc: Iterable[Any], document: Document, presets: Mapping[str, Sequence[Document]]
+) -> tuple[Document, Location]:
     """The document and the place in it that pydantic's path leads to: tags of unions are left out, presets entered."""
     location: Location = ()
     data = document.data
     for part in loc:
-        preset = presets.get(id(data))
-        if preset is not None and not has(data, part) and has(preset.data, part):
-            document, data, location = preset, preset.data, ()
+        name = data.get("preset") if isinstance(data, dict) else data
+        for preset in presets.get(name, ()) if isinstance(name, str) and not has(data, part) else ():
+            if has(preset.data, part):
+                document, data, location = preset, preset.data, ()
+                break
         if has(data, part):
             data, location = data[part], (*location, part)
     return document, location
@@ -200,11 +264,23 @@ def _hint(document: Document, location: Location, hints: Mapping[Any, str]) -> s
 # -- names ---------------------------------------------------------------------------------------------------------------
 
 
-class Named:
-    """A pydantic annotation: a name or path of a document of `kind`, looked up in the context's library, or the thing itself."""
+class OrName:
+    """A pydantic annotation of what may be a name or path of a document of `kind` too: in the JSON Schema."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string", "description": f"Name or path of one of {self.kind}"}, handler(schema)]}
+
+
+class Named(OrName):
+    """The same, looked up in the context's library."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
         self.wanted = f"a name or path of one of {kind}, or a mapping"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -222,11 +298,6 @@ class Named:
                 raise _elsewhere(document.file, _problems(error, document, info.context or {})) from None
 
         return core_schema.with_info_wrap_validator_function(look_up, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "description": f"Name or path of one of {self.kind}"}, handler(schema)]}
 
 
 def found(info: ValidationInfo, kind: str, name: str) -> Document:
@@ -256,10 +327,28 @@ def preset(values: dict[str, Any], info: ValidationInfo, kind: str) -> dict[str,
     except ValueError as error:
         raise error if isinstance(error, PydanticCustomError) else refusal([(("preset",), str(error))]) from None
     if info.context is not None:
-        info.context.setdefault("presets", {})[id(values)] = document
+        info.context.setdefault("presets", {}).setdefault(values["preset"], []).append(document)
     return {**document.data, **{key: value for key, value in values.items() if key != "preset"}}
 
 
 def default_kind(kind: str, key: str = "kind") -> BeforeValidator:
     """Of a union by `key`: the member meant where a mapping leaves it out."""
-    return BeforeValidator(lambda value: {key: kind, **value} if isinstance(value, dict) else value)
+
+    def spell_out(value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"expected a mapping, such as `{{{key}: {kind}}}`, got `{short(value)}`")
+        return {key: kind, **value} if isinstance(value, dict) else value
+
+    return BeforeValidator(spell_out)
+
+
+def only(document: Document, cls: type[Spec]) -> None:
+    """Raise an error at every key of the document that the class has not."""
+    known = [spec.alias or name for name, spec in cls.model_fields.items()]
+    problems = [
+        Problem(document.mark((key,), key=True), key, f"unknown key{nearest(key, known)}")
+        for key in document.data
+        if key not in known
+    ]
+    if problems:
+        raise _elsewhere(document.file, problems)

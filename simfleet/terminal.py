@@ -11,6 +11,8 @@ import click
 from simfleet.document import SpecError
 
 BAD_INPUT, SIMULATION_ERROR = 2, 4
+MISTAKES = (SpecError, LookupError, OSError, ValueError, ImportError)
+"""What is raised for whatever the user got wrong."""
 
 
 def stop(message: object, code: int) -> NoReturn:
@@ -18,19 +20,27 @@ def stop(message: object, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 pool", "3 pools", "1,200 requests"; `plural` where an s does not make it."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 @contextmanager
 def bad_input() -> Iterator[None]:
     """One clear message and exit code 2 for whatever the user got wrong."""
     try:
         yield
-    except SpecError as error:
-        stop(error, BAD_INPUT)
-    except (LookupError, OSError) as error:
-        stop(f"error: {error.args[0] if isinstance(error, LookupError) else error}", BAD_INPUT)
-    except ValueError as error:
-        stop(f"error: {error}", BAD_INPUT)
-    except ImportError as error:
-        stop(f"error: {error}; `pip install simfleet[parquet]` brings it", BAD_INPUT)
+    except MISTAKES as error:
+        stop(mistake(error), BAD_INPUT)
+
+
+def mistake(error: Exception) -> str:
+    """One of MISTAKES in words, a line for each problem."""
+    if isinstance(error, SpecError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return f"error: {error}; `pip install simfleet[parquet]` brings it"
+    return f"error: {error.args[0] if isinstance(error, LookupError) else error}"
 
 
 paths_option = click.option(
@@ -41,7 +51,11 @@ paths_option = click.option(
     help="Folder of own profiles and models; repeatable.",
 )
 overrides_option = click.option(
-    "--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override, such as pools.chat.replicas=8."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override, such as pools.chat.replicas=8; items of a list go by their name.",
 )
 variant_option = click.option("--variant", help="One of the scenario's variants.")
 

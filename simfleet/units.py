@@ -6,6 +6,7 @@ case-sensitive, bits are only written out ("400 Gbit/s"), and dollars lead or fo
 
 import math
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -72,6 +73,28 @@ def parse(text: str, dimension: str) -> float:
     return float(match["number"].replace("_", "").replace(",", "")) * units[unit]
 
 
+def dimension_of(schema: Mapping[str, Any]) -> str:
+    """The dimension of a JSON Schema whose example is a quantity, as `Quantity` makes it; "" for any other."""
+    examples = schema.get("examples", ()) if schema.get("type") == "string" else ()
+    return next((dimension for dimension in UNITS for example in examples if _is_a(example, dimension)), "")
+
+
+def _is_a(text: str, dimension: str) -> bool:
+    try:
+        parse(text, dimension)
+    except ValueError:
+        return False
+    return True
+
+
+def written(number: float, dimension: str) -> str:
+    """A number in SI as a user would write it, in the largest unit that leaves it at least 1: 0.0006 -> "600 us", 6e11 -> "600 GB/s"."""
+    units = {unit: factor for unit, factor in UNITS[dimension].items() if not re.search("iB|bit", unit)}
+    fitting = [unit for unit, factor in units.items() if factor <= (abs(number) or 1.0)]
+    unit = max(fitting or units, key=lambda name: units[name] if fitting else -units[name])
+    return f"{number / units[unit]:.6g} {unit}"
+
+
 class Quantity:
     """A pydantic annotation: a string with a unit outside, a finite SI float of at least `low` inside."""
 
@@ -105,6 +128,10 @@ class Quantity:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        return self.json_schema()
+
+    def json_schema(self) -> dict[str, Any]:
+        """For editors: a text, its units and an example."""
         return {
             "type": "string",
             "description": f"{self.dimension}: {', '.join(UNITS[self.dimension])}",

@@ -1,249 +1,195 @@
 """Writes docs/reference/ from the code: `python -m tests.references`. A test holds the pages to what this gives."""
 
-import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
 from simfleet.cli import cli
+from simfleet.gate.compare import Tolerances
+from simfleet.gate.targets import Sla
 from simfleet.hardware.profile import Profile
 from simfleet.library import Library
-from simfleet.scenario import json_schema
+from simfleet.scenario import Scenario
 from simfleet.serving.engine import DEFAULT_ENGINE
-from simfleet.units import UNITS, parse
-from simfleet.workload.models import Model
+from simfleet.spec import Fact
+from simfleet.units import UNITS, dimension_of, parse, written
+from simfleet.workload.models import BYTES_PER_ELEMENT, FOUR_BITS, Model
+from simfleet.workload.streams import WorkloadPreset
+from tests.schema_pages import FACTS, FORMATS, HEAD, SERIES, Page, Schema, Section, anchor, default, meaning
 
-Schema = Mapping[str, Any]
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "Written from the code by `python -m tests.references`; a test fails where the two differ."
 ELSEWHERE = {
     "Model": "[a model's keys](model.md)",
-    "Profile": "[a hardware profile's keys](hardware-profile.md)",
+    "Profile": "[a device's keys](hardware-profile.md)",
 }
 """Definitions that have a page of their own."""
-TAGS = ("kind", "dist")
-"""Keys whose value says which of several mappings this is."""
-WORDS = {"string": "text", "integer": "whole number", "boolean": "`true` or `false`"}
-PRESET = Library().data("engines", DEFAULT_ENGINE)
+FILES = {
+    "Engine files": ("pools.NAME.engine", "engines", "engine: NAME", "simfleet/library/engines"),
+    "Site files": ("sites.NAME", "sites", "preset: NAME", "simfleet/library/sites"),
+    "Cooling files": ("sites.NAME.overhead", "cooling", "overhead: NAME", "simfleet/library/cooling"),
+}
+"""Kinds of files that hold a part of a scenario: the section with their keys, the kind, how a scenario names one, the shipped ones."""
 
 
 def pages() -> dict[str, str]:
     """Name of a file in docs/reference -> what it should hold."""
-    scenario = json_schema()
     return {
         "commands.md": _commands(),
-        "scenario.md": _scenario(scenario),
-        "hardware-profile.md": _thing(Profile.model_json_schema(by_alias=True), "Hardware profiles", "hardware.md"),
-        "model.md": _thing(Model.model_json_schema(by_alias=True), "Models", "models.md"),
+        "scenario.md": _scenario(),
+        "hardware-profile.md": _thing(Profile, "Hardware profiles", "hardware.md"),
+        "model.md": _thing(Model, "Models", "models.md"),
     }
 
 
 # -- schemas --------------------------------------------------------------------------------------------------------------
 
 
-def _scenario(schema: Schema) -> str:
+def _schemas(*models: type[BaseModel]) -> tuple[Schema, list[Schema]]:
+    """Definitions that the schemas share, and the schemas."""
+    made, whole = models_json_schema([(model, "validation") for model in models], by_alias=True)
+    names = [made[model, "validation"]["$ref"].rpartition("/")[2] for model in models]
+    return whole["$defs"], [whole["$defs"][name] for name in names]
+
+
+def _scenario() -> str:
+    definitions, (scenario, workload, sla, tolerances) = _schemas(Scenario, WorkloadPreset, Sla, Tolerances)
+    roots = [
+        Section("The file", scenario, ""),
+        Section("Workload files", workload, ""),
+        Section("SLA files", sla, ""),
+        Section("Tolerance files", tolerances, "tolerances"),
+    ]
+    found = {title: (level, body) for level, title, body in Page(definitions, ELSEWHERE).sections(roots)}
+    for title, (where, kind, named, folder) in FILES.items():
+        found[title] = ("##", _file(where, kind, named, folder))
+    found["pools.NAME.engine"] = ("##", _engine(definitions, found["pools.NAME.engine"][1]))
+    level, cooling = found["sites.NAME.overhead"]
+    found["sites.NAME.overhead"] = (level, cooling + "\n" + _presets("cooling", definitions["Overhead"]["anyOf"][1]))
+    found |= {SERIES: ("##", _series(definitions)), FORMATS: ("##", _formats()), "Units": ("##", _units())}
     intro = [
-        "# Every key of a scenario", "", MADE, "",
-        "`simfleet schema` prints the same as JSON Schema, which editors use for completion. What the parts are for: [workload](../workload.md),",
+        "# Every key of a scenario, and of the files beside it", "", MADE, "",
+        "`simfleet schema` prints the same as JSON Schema, which editors use for completion; `simfleet schema sla` does for [SLA files](#sla-files),",
+        "`simfleet schema tolerances` for [tolerance files](#tolerance-files). What the parts are for: [workload](../workload.md),",
         "[energy and sites](../energy.md), [cost](../cost.md), [targets](../ci.md). **Bold** keys are required; `NAME` is a name of your own, `[]` an",
         "entry of a list. Any value can be laid over with `--set PATH=VALUE` and in `variants`.", "",
     ]  # fmt: skip
-    units = [
-        "## Units",
-        "",
-        "A quantity is a number with its unit; a bare number is refused.",
-        "",
-        "| quantity | units |",
-        "|---|---|",
+    return _page(intro, found)
+
+
+def _thing(model: type[BaseModel], title: str, page: str) -> str:
+    definitions, (schema,) = _schemas(model)
+    sections = Page(definitions, {FORMATS: "scenario.md", SERIES: "scenario.md"}).sections(
+        [Section("The file", schema, "")]
+    )
+    found = {title: (level, body) for level, title, body in sections}
+    intro = [
+        f"# {title}: every key", "", MADE, "",
+        f"What they mean, with an example: [{title.lower()}](../{page}). **Bold** keys are required; `NAME` is a name, `[]` an entry of a list.", "",
+    ]  # fmt: skip
+    if model is Profile:
+        found[FACTS] = ("##", _facts())
+        intro[-2] += " Symbols such as\n`ebm` are those of [physics](../physics.md)."
+    return _page(intro, found)
+
+
+def _page(intro: list[str], found: Mapping[str, tuple[str, str]]) -> str:
+    links = [
+        f"[{title}](#{anchor(title)})" for title, (level, _) in found.items() if level == "##" and title.count(".") < 2
     ]
-    units += [
+    bodies = [f"{level} {title}\n\n{body.strip()}\n" for title, (level, body) in found.items()]
+    return "\n".join([*intro, " · ".join(links), "", *bodies])
+
+
+def _engine(definitions: Schema, body: str) -> str:
+    """The keys of an engine with the default preset's values as defaults, and what the presets say."""
+    own = Library().data("engines", DEFAULT_ENGINE)
+    lines = []
+    for line in body.splitlines():
+        cells = line.split(" | ")
+        key = cells[0].strip("|` ")
+        if key in own and key not in ("sources", "aliases", "release"):
+            cells[2] = f"`{_normal(own[key], definitions['Continuous']['properties'][key])}`"
+        lines.append(" | ".join(cells))
+    said = f"A name alone, such as `engine: {DEFAULT_ENGINE}`, is a preset. Defaults are those of the preset `{DEFAULT_ENGINE}`, which holds where none is named."
+    return "\n".join([said, "", *lines, "", _presets("engines", definitions["Continuous"])])
+
+
+def _presets(kind: str, schema: Schema) -> str:
+    """Key -> value in each shipped preset; in italics what a preset leaves to the class."""
+    names = Library().names(kind)
+    names.sort(key=lambda name: name != DEFAULT_ENGINE)
+    shelf = {name: Library().data(kind, name) for name in names}
+    keys = [key for key in schema["properties"] if any(key in data for data in shelf.values())]
+    lines = ["Presets:", "", f"| key | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names)]
+    for key in keys:
+        if key in ("sources", "aliases", "description"):
+            continue
+        part = schema["properties"][key]
+        values = [_normal(data.get(key, part.get("default")), part) for data in shelf.values()]
+        lines.append(f"| `{key}` | {' | '.join(values)} |")
+    return "\n".join([*lines, ""])
+
+
+def _normal(value: Any, part: Schema) -> str:
+    """A value of a preset as people would write it: `1.351e+04 us` as 13.51 ms."""
+    dimension = next((found for one in (part, *part.get("anyOf", ())) if (found := dimension_of(one))), "")
+    if dimension and isinstance(value, str):
+        value = written(parse(value, dimension), dimension)
+    return default({**part, "default": value}).strip("`")
+
+
+def _file(where: str, kind: str, named: str, folder: str) -> str:
+    return (
+        f"A file of its own holds the keys of [`{where}`](#{anchor(where)}). A scenario says `{named}`, with the file's name without .yaml, or its path; `--path` and "
+        f"`SIMFLEET_PATH` name the folders that are searched before the [shipped ones](../../{folder}): {', '.join(f'`{name}`' for name in Library().names(kind))}.\n"
+    )
+
+
+def _series(definitions: Schema) -> str:
+    """The two ways to write what changes, said once for all keys that link here."""
+    _, steps, file = definitions["Site"]["properties"]["carbon_intensity"]["anyOf"]
+    lines = ["Instead of one value, steps or a file:", "", "```"]
+    lines += ["carbon_intensity: {steps: {0 h: 430 g/kWh, 8 h: 310 g/kWh}, repeat: 1 d}", "carbon_intensity: {file: carbon.csv, unit: g/kWh, repeat: 1 d}", "```", "", *HEAD]  # fmt: skip
+    takes = {"steps": "time -> value", "repeat": "seconds, such as `1 d`", "file": "text", "unit": "text"}
+    rows = steps["properties"] | file["properties"]
+    return "\n".join([*lines, *(f"| `{key}` | {takes[key]} |  | {meaning(rows[key])} |" for key in takes)])
+
+
+def _formats() -> str:
+    """What the names mean, and what an element takes."""
+    meanings = {
+        "fp32": "single precision", "tf32": "single precision, multiplied at 19 bits", "bf16": "bfloat16", "fp16": "half precision",
+        "fp8": "the network's own 8-bit checkpoints: `fp8`, or `fp8_block` where the model says so", "fp8_block": "8 bits, scaled per 128 x 128 elements",
+        "int8": "8-bit integers", "fp4": "the network's own 4-bit checkpoints: `nvfp4` or `mxfp4`, as the model says",
+        "nvfp4": "4 bits, scaled per 16 elements", "mxfp4": "4 bits, scaled per 32 elements; weights only", "int4": "4-bit integers, scaled per 32 elements; weights only",
+    }  # fmt: skip
+    assert set(meanings) == set(BYTES_PER_ELEMENT) >= set(FOUR_BITS)
+    lines = [f"| `{name}` | {meanings[name]} | {BYTES_PER_ELEMENT[name]:.6g} |" for name in BYTES_PER_ELEMENT]
+    said = "A device computes in those that its profile has a peak and constants for; weights alone may be narrower ([models](../models.md), [physics](../physics.md))."
+    return "\n".join([said, "", "| format | meaning | bytes per element, scales included |", "|---|---|---|", *lines])
+
+
+def _facts() -> str:
+    """How a stored number is written."""
+    schema = Fact[float].model_json_schema()
+    example = "{value: 3.35 TB/s, source: sheet, grade: datasheet, note: of the SXM board}"
+    rows = Page({}, {}).table(schema, "")
+    return "\n".join([f"A *fact* is a number with its origin, on one line: `{example}`.", "", *rows]).replace(
+        "| number |", "| what its key takes |"
+    )
+
+
+def _units() -> str:
+    lines = ["A quantity is a number with its unit; a bare number is refused.", "", "| quantity | units |", "|---|---|"]
+    lines += [
         f"| {dimension} | {', '.join(f'`{unit}`' for unit in known if unit)} |" for dimension, known in UNITS.items()
     ]
-    units += ["", "Shares may be written `0.9` or `90 %`, tokens `16k` (16,000) or `16Ki` (16,384)."]
-    return "\n".join([*intro, *_Page(schema, ELSEWHERE).lines("the file"), *units]) + "\n"
-
-
-def _thing(schema: Schema, title: str, page: str) -> str:
-    intro = [
-        f"# {title}: every key",
-        "",
-        MADE,
-        "",
-        f"What they mean, with an example: [{title.lower()}](../{page}). **Bold** keys are required.",
-        "",
-    ]
-    if "grade" in json.dumps(schema):
-        intro += [
-            "A *fact* is written `{value: ..., source: ..., grade: ..., note: ...}`; the note may be left out.",
-            "",
-        ]
-    return "\n".join([*intro, *_Page(schema, {}).lines("the file")])
-
-
-class _Page:
-    """The sections of one schema, in the order in which they are met; a mapping that is met again is linked."""
-
-    def __init__(self, schema: Schema, elsewhere: Mapping[str, str]) -> None:
-        self._schema, self._elsewhere = schema, elsewhere
-        self._titles: dict[str, str] = {}  # definition -> title of its section
-        self._waiting: list[str] = []
-
-    def lines(self, title: str) -> Iterator[str]:
-        """Markdown."""
-        yield from self._section(title, self._schema, "")
-        while self._waiting:
-            name = self._waiting.pop(0)
-            schema = self._schema["$defs"][name]
-            mapping = next((part for part in schema.get("anyOf", ()) if "properties" in part), schema)
-            yield from self._section(self._titles[name], mapping, self._titles[name].partition(" (")[0])
-
-    def _section(self, title: str, schema: Schema, path: str) -> Iterator[str]:
-        yield from (f"## {title}", "")
-        if "description" in schema:
-            yield from (_words(schema["description"]), "")
-        rows = [(key, part) for key, part in schema["properties"].items() if not (key in TAGS and "const" in part)]
-        if not rows:
-            return
-        yield from ("| key | takes | default | meaning |", "|---|---|---|---|")
-        before, self._waiting = self._waiting, []
-        for key, part in rows:
-            required = key in schema.get("required", ())
-            shown = f"**`{key}`**" if required else f"`{key}`"
-            takes = self._takes(part, f"{path}.{key}" if path else key)
-            default = "" if required else _default(key, part, schema)
-            yield f"| {shown} | {takes} | {default} | {_meaning(part)} |"
-        self._waiting += before
-        yield ""
-
-    def _takes(self, schema: Schema, path: str) -> str:
-        choices = schema.get("anyOf") or schema.get("oneOf")
-        if "$ref" in schema:
-            return self._link(schema["$ref"].rpartition("/")[2], path)
-        if choices:
-            return _either(choices) or self._one_of(choices, path)
-        if "enum" in schema or "const" in schema:
-            return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-        if schema.get("type") == "array":
-            return f"list of {self._takes(schema['items'], path + '[]')}" if "items" in schema else "list"
-        return self._mapping(schema, path) if schema.get("type") == "object" else _plain(schema)
-
-    def _one_of(self, choices: list[Schema], path: str) -> str:
-        found = list(dict.fromkeys(self._takes(part, path) for part in choices if part.get("type") != "null"))
-        rest = " or ".join(found[:-1])
-        return f"{rest} or a list of them" if found[-1] == f"list of {rest}" else " or ".join(found)
-
-    def _mapping(self, schema: Schema, path: str) -> str:
-        if "properties" in schema:
-            keys = ", ".join(f"{key}: {self._takes(part, path)}" for key, part in schema["properties"].items())
-            return f"{{{keys}}}"
-        more = schema.get("additionalProperties")
-        return f"name -> {self._takes(more, path + '.NAME')}" if isinstance(more, dict) else "mapping"
-
-    def _link(self, name: str, path: str) -> str:
-        if name in self._elsewhere:
-            return self._elsewhere[name]
-        schema = self._schema["$defs"][name]
-        if "enum" in schema:
-            return self._takes(schema, path)
-        if {"value", "grade"} <= set(schema.get("properties", {})):
-            return f"fact: {self._takes(schema['properties']['value'], path)}"
-        if name not in self._titles:
-            tag = next(
-                (
-                    f"{tag}: {schema['properties'][tag]['const']}"
-                    for tag in TAGS
-                    if "const" in schema.get("properties", {}).get(tag, {})
-                ),
-                "",
-            )
-            title = f"{path} ({tag})" if tag else path
-            self._titles[name] = (
-                title if title not in self._titles.values() else f"{title} ({name.rpartition('__')[2]})"
-            )
-            self._waiting.append(name)
-        others = [self._takes(part, path) for part in schema.get("anyOf", ()) if "properties" not in part]
-        title = self._titles[name]
-        shown = title.partition(" (")[2].rstrip(")") or "mapping"
-        return " or ".join([*others, f"[{shown}](#{_anchor(title)})"])
-
-
-def _anchor(title: str) -> str:
-    """As GitHub makes it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def _either(choices: list[Schema]) -> str:
-    """What is a number or a text: shares and tokens."""
-    texts = [part["examples"][0] for part in choices if part.get("type") == "string" and "examples" in part]
-    if not texts or not any(part.get("type") in ("integer", "number") for part in choices):
-        return ""
-    return "share, such as `0.3` or `30 %`" if texts[0].endswith("%") else f"tokens, such as `16000` or `{texts[0]}`"
-
-
-def _plain(schema: Schema) -> str:
-    if schema.get("examples") and _dimension(schema):
-        return f"{_dimension(schema)}, such as `{schema['examples'][0]}`"
-    description = schema.get("description", "")
-    if description.startswith("Name or path of one of "):
-        return f"name or path ({description.rpartition(' ')[2].replace('_', ' ')})"
-    kinds = schema.get("type", "anything")
-    word = " or ".join(WORDS.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-    example = f", such as `{schema['examples'][0]}`" if schema.get("examples") else ""
-    bounds = [
-        f"{words} {schema[key]:g}"
-        for key, words in (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"))
-        if key in schema
-    ]
-    return f"{word}{example} {' and '.join(bounds)}".rstrip()
-
-
-def _dimension(schema: Schema) -> str:
-    """The quantity of a text, by its example."""
-    for dimension in UNITS:
-        try:
-            parse(schema["examples"][0], dimension)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
-        return dimension
-    return ""
-
-
-def _meaning(schema: Schema) -> str:
-    text = schema.get("description", "")
-    listed = re.match(r"(.+?): ", text)
-    if (listed and listed[1] in UNITS) or text.startswith("Name or path of one of "):
-        return ""
-    return _words(text).replace("\n", " ").replace("|", "\\|")
-
-
-def _words(text: str) -> str:
-    """A docstring as Markdown: lists and paragraphs stay, lines that belong together flow."""
-    return re.sub(r"\n(?!\n|- )(?<!\n\n)\s*", " ", text.strip())
-
-
-def _default(key: str, part: Schema, schema: Schema) -> str:
-    value = part.get("default")
-    if schema.get("title") in ("Continuous", "Static") and key in PRESET and key != "sources":
-        return f"the preset's; `{DEFAULT_ENGINE}`: `{PRESET[key]}`"
-    if value is None or value in ("", [], {}):
-        return ""
-    if isinstance(value, dict):
-        return f"`{value['kind']}`" if "kind" in value else f"`{json.dumps(value)}`"
-    dimension = _dimension(part)
-    if dimension and isinstance(value, float):
-        return f"`{_quantity(value, dimension)}`"
-    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
-
-
-def _quantity(value: float, dimension: str) -> str:
-    """A number in SI, in the largest unit that leaves it at least 1."""
-    units = UNITS[dimension]
-    base = next(unit for unit, factor in units.items() if factor == 1.0)
-    unit = max((unit for unit, factor in units.items() if factor <= value), key=lambda unit: units[unit], default=base)
-    return f"{value / units[unit]:g} {unit}"
+    return "\n".join([*lines, "", "Shares may be written `0.9` or `90 %`, tokens `16k` (16,000) or `16Ki` (16,384)."])
 
 
 # -- commands -------------------------------------------------------------------------------------------------------------
@@ -269,7 +215,7 @@ def _commands() -> str:
     ]  # fmt: skip
     found = dict(commands())
     lines += [
-        f"- [`{name}`](#{_anchor(name)}): {command.get_short_help_str(200).rstrip('.')}"
+        f"- [`{name}`](#{anchor(name)}): {command.get_short_help_str(200).rstrip('.')}"
         for name, command in found.items()
     ]
     for name, command in found.items():

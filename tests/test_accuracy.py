@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from simfleet.cli import cli
 from simfleet.evidence import pictures
-from simfleet.evidence.accuracy import Accuracy, accuracy, metrics, replay, simulated
+from simfleet.evidence.accuracy import Accuracy, Comparison, accuracy, metrics, replay, simulated
 from simfleet.evidence.rows import Row, Skipped, read
 from simfleet.library import Library
 
@@ -166,6 +166,24 @@ def test_a_perfect_simulator_scores_zero(tmp_path: Path) -> None:
     (group,) = [g for g in both.groups() if g["group"] == "all" and g["metric"] == "ttft_mean_s"]
     assert (group["n"], group["median_ape"], group["bias"]) == (2, pytest.approx(0.05), pytest.approx(0.05))
     assert group["p90_ape"] == pytest.approx(0.09)
+
+
+def test_every_set_of_rows_is_printed_once(tmp_path: Path) -> None:
+    """By the name of the widest group that has it; the JSON keeps all names."""
+
+    def printed(*devices: str) -> tuple[list[str], str]:
+        rows = [row(tmp_path, hardware=device) for device in devices]
+        found = Accuracy([Comparison(one, dict(one.measured)) for one in rows])
+        lines = found.text().splitlines()
+        return [line.split()[1] for line in lines if line.startswith("runs.csv") and "ttft" in line], lines[0]
+
+    assert printed("h100_sxm", "h100_sxm") == (["all"], "2 runs simulated, 0 rows skipped")
+    assert printed("h100_sxm")[1] == "1 run simulated, 0 rows skipped"
+    names = ["all", "hardware=nvidia-h100-sxm", "hardware=nvidia-h200-sxm"]
+    assert printed("h100_sxm", "h200_sxm", "h200_sxm")[0] == names
+    found = Accuracy([Comparison(one := row(tmp_path), dict(one.measured))])
+    assert len({group["group"] for group in found.groups()}) == 5
+    assert found.text().splitlines()[-1] == "4 groups with the same rows as one above left out"
 
 
 def test_exact_requests_are_replayed(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The command line as scripts use it: what goes to stdout, and the exit codes."""
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from simfleet.cli import cli
 from simfleet.library import Library
+from simfleet.terminal import counted
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--set", "horizon=1 min", "--set", "warmup=5 s"]
@@ -78,6 +80,46 @@ def test_schema_is_the_shipped_one_and_accepts_the_scenarios() -> None:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "x", "pools": {}, "workload": {"streams": []}, "horizont": "1 h"}, schema)
+
+
+@pytest.mark.parametrize("kind", ["sla", "tolerances"])
+def test_schemas_of_gates_are_the_shipped_ones(kind: str) -> None:
+    schema = json.loads(simfleet("schema", kind).stdout)
+    assert schema == json.loads((ROOT / "scenarios" / f"{kind}.schema.json").read_text())
+    block = re.search(rf"```yaml {kind}\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
+    assert block
+    good = yaml.safe_load(block[1])
+    jsonschema.validate(good, schema)
+    for wrong in ({**good, "seed": 2}, {**good, "targets": {}, "metrics": {"ttft": {"relative": 1}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    described = [*schema["properties"].values(), *schema["$defs"].get("Tolerance", {}).get("properties", {}).values()]
+    assert all("description" in part for part in described)
+
+
+def test_one_of_a_thing_is_not_many() -> None:
+    assert [counted(number, "pool") for number in (0, 1, 2, 1200)] == ["0 pools", "1 pool", "2 pools", "1,200 pools"]
+    assert (counted(1, "class", "classes"), counted(2, "class", "classes")) == ("1 class", "2 classes")
+    assert simfleet("validate", "w1").stdout == "w1: ok (1 pool, 1 stream)\n"
+    one = ["w1", "--set", "workload.streams.chat.count=1"]
+    for text in (simfleet("run", *one).stdout, simfleet("workload", "describe", *one).stdout):
+        assert "1 request" in text
+        assert not re.search(r"\b1 (requests|sequences|pools|devices|users|streams)\b", text)
+
+
+def test_a_variant_that_is_not_asked_for_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    text = (
+        ROOT / "scenarios" / "w1.yaml"
+    ).read_text() + "variants: {big: {pools.chat.replicas: 0}, two: {pools.chat.replicas: 2}}\n"
+    path.write_text(text)
+    few = ("--set", "workload.streams.chat.count=30")
+    for arguments in (("run", *few), ("run", *few, "--variant", "two"), ("validate", "--variant", "two")):
+        simfleet(arguments[0], str(path), *arguments[1:])
+    wrong = CliRunner().invoke(cli, ["validate", str(path)])
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith(f"{path}:{len(text.splitlines())}:")
+    assert "in variant `big`" in wrong.stderr
 
 
 def test_profiles_lists_and_explains() -> None:

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from simfleet import load, simulate
+from simfleet.cli import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,7 +17,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_printed_result_is_what_quickstart_prints() -> None:
     """If this fails, results have changed: say so in CHANGELOG.md and paste the new screen."""
-    assert f"```\n{simulate(load('quickstart')).text().rstrip()}\n```" in README
+    screen = CliRunner().invoke(cli, ["run", "quickstart"], catch_exceptions=False).stdout.rstrip()
+    assert f"```\n{screen}\n```" in README
+    assert screen == simulate(load("quickstart")).text().rstrip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

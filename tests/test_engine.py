@@ -116,7 +116,7 @@ def test_a_preset_of_one_s_own(tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text(text.replace("host: 0.59 ms", "host: 3 ms"))
     assert engine(preset=str(tmp_path / "mine.yaml")).host == 3e-3
     (tmp_path / "mine.yaml").write_text(text.replace("host: 0.59 ms", "host: 3"))
-    with pytest.raises(SpecError, match=r"pools\.p\.engine.*: expected seconds with a unit, .* got `3`"):
+    with pytest.raises(SpecError, match=r"mine\.yaml:8:7: host: expected seconds with a unit, .* got `3`"):
         engine(preset=str(tmp_path / "mine.yaml"))
 
 

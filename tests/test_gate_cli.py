@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import xmlschema
@@ -58,6 +59,8 @@ def test_an_overloaded_scenario_cannot_be_judged_unless_that_is_the_question(tmp
     crowded = ("--set", f"pools.chat.engine={OVERLOADED}")
     rest = scenario(tmp_path, "  rejected: ['>= 0']\n")
     assert simfleet("check", rest, *SEEDS, *crowded).exit_code == 3
+    both = scenario(tmp_path, "  rejected: ['>= 0', '== 0']\n")
+    assert simfleet("check", both, *SEEDS, *crowded).exit_code == 1
     regime = scenario(tmp_path, "  regime: ['== overloaded']\n")
     assert simfleet("check", regime, *SEEDS, *crowded).exit_code == 0
 
@@ -86,6 +89,46 @@ def test_files_and_formats(tmp_path: Path) -> None:
     text = simfleet("check", path, *SEEDS, "--annotate")
     assert text.stdout.splitlines()[-1].startswith("::error file=")
     assert simfleet("check", path, *SEEDS, "--format", "md").stdout == summary.read_text()
+
+
+def errors(path: Path) -> list[ElementTree.Element]:
+    """The errors of a JUnit file that follows the schema."""
+    xmlschema.validate(path, Path(__file__).with_name("junit.xsd"))
+    return list(ElementTree.parse(path).iter("error"))
+
+
+@pytest.mark.parametrize("command", ["check", "compare"])
+def test_bad_input_is_an_error_in_the_files_too(tmp_path: Path, command: str) -> None:
+    path = scenario(tmp_path, "  ttft: [p95 <= 1 W]\n" if command == "check" else "  ttft: 7\n")
+    line = len(path.read_text().splitlines())
+    written = ("--junit", tmp_path / "deep" / "j.xml", "--summary", tmp_path / "s.md", "--annotate")
+    found = simfleet(command, *[path] * (1 + (command == "compare")), *SEEDS, *written)
+    assert found.exit_code == 2
+    (error,) = errors(tmp_path / "deep" / "j.xml")
+    assert f"{path}:{line}:" in (error.text or "")
+    assert f"{path}:{line}:" in error.get("message", "")
+    assert error.get("type") == "bad input"
+    assert (tmp_path / "s.md").read_text().startswith("## ⛔ Simulated service levels: bad input\n")
+    assert found.stdout.startswith(f"::error file={path},line={line},title=")
+    assert found.stderr.startswith(f"{path}:{line}:")
+
+
+def test_every_bad_input_is_named_at_once(tmp_path: Path) -> None:
+    good, bad = scenario(tmp_path, "  regime: [== stable]\n"), scenario(tmp_path, "  ttft: [p95 <= 1 W]\n", "bad.yaml")
+    found = simfleet("check", good, bad, "nope", *SEEDS, "--junit", tmp_path / "j.xml")
+    assert (found.exit_code, found.stdout, len(found.stderr.splitlines())) == (2, "", 2)
+    assert [error.get("message", "").split(": ")[1].split(":")[0] for error in errors(tmp_path / "j.xml")] == [
+        str(bad),
+        "nope",
+    ]
+
+
+def test_a_simulation_error_is_an_error_for_warnings_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "simulate", lambda *_, **__: 1 / 0)
+    path = scenario(tmp_path, "  regime: [{expect: == stable, level: warn}]\n")
+    assert simfleet("check", path, *SEEDS, "--junit", tmp_path / "j.xml").exit_code == 4
+    (error,) = errors(tmp_path / "j.xml")
+    assert (error.get("type"), "division by zero" in error.get("message", "")) == ("simulation error", True)
 
 
 def test_several_scenarios_are_suites_of_one_answer(tmp_path: Path) -> None:
@@ -149,7 +192,13 @@ def test_a_simulation_error_of_compare_has_its_own_code(tmp_path: Path, monkeypa
     path = scenario(tmp_path, "  regime: [== stable]\n")
     monkeypatch.setattr(judge, "_report", lambda *_: 1 / 0)
     found = simfleet("compare", path, path, *SEEDS)
-    assert (found.exit_code, found.stderr) == (4, "simulation error: ZeroDivisionError: division by zero\n")
+    assert found.exit_code == 4
+    assert "against" in found.stdout
+    assert "simulation error: ZeroDivisionError: division by zero" in found.stdout
+    found = simfleet("compare", path, path, *SEEDS, "--junit", tmp_path / "j.xml")
+    assert found.exit_code == 4
+    (error,) = errors(tmp_path / "j.xml")
+    assert error.get("message") == "simulation error: ZeroDivisionError: division by zero"
 
 
 def test_two_reports_of_runs(tmp_path: Path) -> None:
@@ -161,8 +210,35 @@ def test_two_reports_of_runs(tmp_path: Path) -> None:
     assert found.exit_code == 1
     assert found.stdout.splitlines()[2:4] == [
         "changed: pool chat: replicas: 1 -> 2",
-        "seeds 0, the same on both sides; one run has no interval",
+        "seed 0, the same on both sides; one run has no interval",
     ]
+
+
+def test_what_changed_is_listed_and_what_is_kept_is_counted(tmp_path: Path) -> None:
+    """With the tolerance that judged; `--all` lists the rest below."""
+    path = scenario(tmp_path, "  regime: [== stable]\n")
+    same = simfleet("compare", path, path, *SEEDS).stdout.splitlines()
+    number = int(same[-1].split()[0])
+    assert same[-1] == f"  {number} rows kept within the tolerance, listed with --all"
+    assert same[0].endswith(f"kept ({number} kept)")
+    assert same[-2] == "tolerance: 1 % of the baseline for every metric, as no file of tolerances is given"
+    more = ("compare", path, path, "--set", "pools.chat.replicas=2", *SEEDS)
+    brief, whole = (simfleet(*more, *flags).stdout.splitlines() for flags in ((), ("--all",)))
+    rows = [line.split()[0] for line in brief if line.startswith(("  missed", "  kept"))]
+    assert rows == sorted(rows, key=("missed", "kept").index)
+    assert all(line.endswith("better") for line in brief if line.startswith("  kept"))
+    left_out = int(brief[-1].split()[0])
+    assert left_out > 0
+    tables = [[line.split() for line in lines if line.startswith("  ")] for lines in (brief, whole)]
+    assert tables[1][: len(tables[0]) - 1] == tables[0][:-1]
+    assert len(whole) == len(brief) - 1 + left_out
+    marked = simfleet(*more, "--format", "md").stdout
+    assert brief[-1].strip() in marked
+    assert marked.count("| kept |") == rows.count("kept")
+    listed = tmp_path / "t.yaml"
+    listed.write_text("default: {rel: 3 %}\nmetrics: {usd_total: {rel: 10 %}}\n")
+    told = simfleet("compare", path, path, *SEEDS, "--tolerance", listed).stdout
+    assert f"tolerance: as {listed} says; metrics that it does not list: 3 % of the baseline" in told
 
 
 def test_two_scenarios_are_run_with_the_same_seeds(tmp_path: Path) -> None:

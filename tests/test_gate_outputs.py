@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simfleet.document import Mark
-from simfleet.gate.judge import Row, Suite
+from simfleet.gate.judge import Row, Suite, refused
 from simfleet.gate.outputs import annotations, as_json, exit_code, junit, markdown, text
 
 SCHEMA = xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd"))
@@ -31,7 +31,7 @@ suites = st.builds(
     anything,
     st.lists(
         st.builds(
-            Row, anything, anything, st.sampled_from(["kept", "missed", "cannot judge"]), anything, anything, st.sampled_from(["error", "warn"])
+            Row, anything, anything, st.sampled_from(["kept", "missed", "cannot judge", "bad input"]), anything, anything, st.sampled_from(["error", "warn"])
         ),
         max_size=4,
     ).map(tuple),
@@ -46,6 +46,7 @@ def test_exit_code_of_several() -> None:
     assert exit_code([kept, Suite("unknown", ROWS[3:4])]) == 3
     assert exit_code([kept, Suite("unknown", ROWS[3:4]), SUITE]) == 1
     assert exit_code([kept, SUITE, BROKEN]) == 4
+    assert exit_code([kept, refused("a.yaml", ValueError("no such file"))]) == 2
 
 
 def test_junit_follows_the_schema_and_counts() -> None:
@@ -85,6 +86,26 @@ def test_any_text_is_good_xml_and_markdown_and_one_line_each(found: list[Suite])
     assert text(found)
     for line in annotations(found).split("\n")[:-1]:
         assert re.match(r"::(error|warning) title=[^\r\n:,]*::[^\r\n]*$", line)
+
+
+def test_without_what_is_kept_it_is_counted() -> None:
+    """Kept rows with a note, such as `better`, are shown before those that are only counted."""
+    better = Row("usd_total", "at most +1 %", "kept", "$2 -> $1", "better")
+    found = Suite("two", (ROWS[0], better, ROWS[1], ROWS[0]))
+    lines = text([found], whole=False).splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["missed", "kept"]
+    assert lines[4:] == ["  2 rows kept within the tolerance, listed with --all"]
+    assert [line.split()[1] for line in text([found]).splitlines()[2:]] == [
+        "regime",
+        "usd_total",
+        *["ttft{class=chat}"] * 2,
+    ]
+    assert "--all" not in text([found])
+    assert markdown([found], whole=False).splitlines()[-1] == "2 rows kept within the tolerance, listed with --all"
+    assert (
+        text([Suite("one", (ROWS[0],))], whole=False).splitlines()[-1]
+        == "  1 row kept within the tolerance, listed with --all"
+    )
 
 
 def test_markdown_has_the_verdict_first_then_what_failed() -> None:

@@ -9,14 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "simfleet"
 LAYERS = (
-    ("cli",), ("gate", "planning"), ("calibration", "sensitivity"), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("page",), ("report",),
+    ("cli",), ("planning",), ("gate", "sweeping"), ("calibration", "sensitivity"), ("evidence",), ("simulation",), ("timeline",), ("metering",), ("result",), ("page",), ("report",),
     ("run",), ("scenario",), ("pool",), ("library", "serving"), ("facility",), ("hardware",), ("workload",), ("series",), ("records", "streams", "signals"), ("spec", "terminal"),
     ("document",), ("units",),
 )  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 ROOMS = {
     "simpy": ("serving", "simulation"),
-    "pandas": ("result", "report", "evidence", "calibration", "gate", "planning"),
+    "pandas": ("result", "report", "evidence", "calibration", "gate", "planning", "sweeping"),
     "matplotlib": ("report.plots", "evidence", "planning"),
     "yaml": ("document",),
 }

@@ -76,7 +76,6 @@ CASES = {
     "unknown routing": ("pools:", "routing: {kind: round_robbin}\npools:", 16, "did you mean `round_robin`?"),
     "warm-up too long": ("horizon: 1 min", "horizon: 1 min\nwarmup: 2 min", 3, "expected less than the horizon"),
     "missing trace": ("      arrival: {rate: 5 /s}", "      trace: {file: nowhere.csv, format: azure-2023}", 10, "nowhere.csv"),
-    "unknown variant path": ("horizon: 1 min", "horizon: 1 min\nvariants: {big: {pool.chat.replicas: 8}}", 3, "did you mean `pools`?"),
     "anchor of nothing": ("replicas: 2", "replicas: *two", 21, "unknown alias `*two`"),
     "tab": ("    replicas: 2", "\treplicas: 2", 21, "expected spaces, got a tab"),
     "unclosed brace": ("value: 500}", "value: 500", 13, "not YAML"),

@@ -384,7 +384,7 @@ def test_what_was_asked_comes_before_what_came_out(versus):
     assert "scenario and profiles (sha256)" in asked
     assert "<td>seed</td>" not in asked
     text = versus[versus.index('id="whole"') :]
-    assert "$ per Mtok out" in text
+    assert {"$/Mtok in", "$/Mtok out", "$/Mtok in+out"} <= set(re.findall(r">(\$/Mtok [a-z+]+)<", text))
     assert "Class chat" in text
     assert "Pool l40s" in text
 

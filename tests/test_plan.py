@@ -12,9 +12,12 @@ from scipy.stats import binomtest
 
 from simfleet import Scenario, SpecError, load, simulate
 from simfleet.cli import cli
-from simfleet.planning import plan as planning
-from simfleet.planning import screen
-from simfleet.planning.plan import Plan, Share, Task, Tried, attempt, plan, settle, share, wilson
+from simfleet.gate.judge import Row
+from simfleet.gate.targets import targets_of
+from simfleet.planning import candidates, search
+from simfleet.planning.demand import Steps, alone_s, demand
+from simfleet.planning.plan import Plan, plan
+from simfleet.planning.search import Settled, Share, Task, Tried, attempt, is_budget, settle, share, wilson
 
 DEVICES = ("nvidia-h100-sxm", "nvidia-l40s", "amd-mi300x")
 CHAT: dict[str, Any] = {"ttft": "600 ms", "tpot": "25 ms", "target": 0.95}
@@ -60,11 +63,11 @@ def planned() -> Plan:
 def test_cheapest_fleet_is_that_of_brute_force(planned: Plan) -> None:
     """Every device, devices per replica and number of replicas on a small grid, each simulated."""
     scenario, most = load(service()), 9
-    asked = screen.demand(scenario, "chat", 0)
+    asked = demand(scenario, "chat", 0)
     fewest: dict[tuple[str, int], int] = {}
     for device, size in product(DEVICES, (1, 2)):
         grid = {"pools.chat.device": (device,), "pools.chat.tensor_parallel": (size,)}
-        screened = screen.candidates(scenario, "chat", asked, grid, {})[0]
+        screened = candidates.candidates(scenario, "chat", asked, grid, {})[0]
         for replicas in range(1, most + 1):
             if is_kept(with_changes(scenario, device=device, tensor_parallel=size, replicas=replicas)):
                 fewest[device, size] = replicas
@@ -113,7 +116,7 @@ def test_cheapest_fleet_does_not_hang_on_the_guess(
     planned: Plan, monkeypatch: pytest.MonkeyPatch, one: float, two: float
 ) -> None:
     """Whatever step times alone say of replicas of one and of two devices, simulations still find the same fleet."""
-    monkeypatch.setattr(screen, "load", lambda pool, *_: one if pool.tensor_parallel == 1 else two)
+    monkeypatch.setattr(candidates, "load", lambda pool, *_: one if pool.tensor_parallel == 1 else two)
     found = plan(load(service()), {"pools.chat.tensor_parallel": [1, 2]}, device=(DEVICES[0], DEVICES[2]))
     assert found.best is not None
     assert planned.best is not None
@@ -166,11 +169,130 @@ def test_one_pool_of_several_is_planned() -> None:
     assert {pool["name"] for pool in found.best.tried.reports[0]["pools"]} == {"chat", "old"}
 
 
+# -- the scenario's targets -----------------------------------------------------------------------------------------------
+
+
+def with_targets(**targets: list[Any]) -> Scenario:
+    """The service for 20 s on H100s, one device a replica, held to targets: `METRIC__class` is that metric of the class chat."""
+    named = {name.replace("__class", "{class=chat}"): wanted for name, wanted in targets.items()}
+    return load(service("20 s") | {"targets": named})
+
+
+def planned_on_h100(scenario: Scenario) -> Plan:
+    return plan(scenario, {"pools.chat.tensor_parallel": [1]}, device=["nvidia-h100-sxm"])
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[int, dict[str, Any]]:
+    """Replicas -> the report of so many. One keeps the service level."""
+    scenarios = {n: with_changes(with_targets(), replicas=n, tensor_parallel=1) for n in (1, 2, 3)}
+    assert is_kept(scenarios[1])
+    return {n: simulate(scenario, requests=False).summary for n, scenario in scenarios.items()}
+
+
+def test_a_target_stricter_than_the_service_level_needs_a_larger_fleet(reports: dict[int, dict[str, Any]]) -> None:
+    """One that two replicas just miss takes three, and it is what binds."""
+    limit_s = 0.999 * reports[2]["latency"]["e2e_s"]["p95"]
+    assert reports[3]["latency"]["e2e_s"]["p95"] < limit_s
+    plain = planned_on_h100(with_targets())
+    found = planned_on_h100(with_targets(e2e__class=[f"p95 <= {limit_s} s"], rejected=["== 0"], regime=["== stable"]))
+    assert plain.best is not None
+    assert plain.best.chips == 1
+    best = found.best
+    assert best is not None
+    assert (best.chips, best.unjudged) == (3, [])
+    row = best.as_json()
+    assert row["binds"]["target"] == "e2e{class=chat} p95"
+    assert [held["state"] for held in row["targets"]] == ["kept"] * 3
+    assert [held["name"] for held in row["one_fewer_misses"]] == ["e2e{class=chat} p95"]
+    text = found.text()
+    assert f"and e2e{{class=chat}} p95 <= {limit_s} s, rejected == 0, regime == stable" in text
+    assert "e2e{class=chat} p95, " in text
+    assert "Lose one replica of 3 (1 chip): 100.00 % of chat, e2e{class=chat} p95 " in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "path", "limit"),
+    [
+        ("usd_per_mtok_output", ("cost", "usd_per_mtok_output"), "<= ${:.9f}"),
+        (
+            "joules_per_output_token{scope=facility}",
+            ("energy", "joules_per_output_token", "facility"),
+            "<= {:.9f} J",
+        ),
+        ("power_facility", ("energy", "peak_facility_w"), "max <= {:.6f} W"),
+    ],
+)
+def test_a_budget_that_the_fleet_breaks_leaves_none(
+    reports: dict[int, dict[str, Any]], metric: str, path: tuple[str, ...], limit: str
+) -> None:
+    """A little more and a little less than the dollars, joules and watts of three replicas; more replicas would take more still."""
+    slow_s, spent = 0.999 * reports[2]["latency"]["e2e_s"]["p95"], reports[3]
+    for key in path:
+        spent = spent[key]
+    enough, short = (
+        planned_on_h100(with_targets(e2e__class=[f"p95 <= {slow_s} s"], **{metric: [limit.format(factor * spent)]}))
+        for factor in (1.001, 0.999)
+    )
+    assert enough.best is not None
+    assert enough.best.chips == 3
+    assert short.best is None
+    assert short.left[0].why.startswith(f"target missed: {metric}")
+    assert short.left[0].why.endswith(" with 3 replicas, fewer miss other targets")
+
+
+def test_what_cannot_be_judged_is_said_and_warnings_decide_nothing(tmp_path: Any) -> None:
+    """A p99 of 500 requests is no statement; a warning that nothing could keep changes no fleet."""
+    targets = {"ttft{class=chat}": ["p99 <= 9 s", {"expect": "p95 <= 1 ms", "level": "warn"}]}
+    path = tmp_path / "service.yaml"
+    path.write_text(json.dumps(service("20 s") | {"targets": targets}))
+    words = [
+        "plan",
+        str(path),
+        "--workers",
+        "1",
+        "--device",
+        "nvidia-h100-sxm",
+        "--over",
+        "pools.chat.tensor_parallel=1",
+    ]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 3, result.output
+    assert "1 x nvidia-h100-sxm" in result.stdout
+    assert "NOT JUDGED, so not known to be kept: ttft{class=chat} p99 n/a (<= 9 s wanted): " in result.stdout
+    assert "Warnings of the cheapest: ttft{class=chat} p95 " in result.stdout
+    path.write_text(json.dumps(service("20 s") | {"targets": {"ttft{class=chta}": ["p95 <= 9 s"]}}))
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "service.yaml:1:" in result.output) == (2, True)
+    assert "unknown class `chta`; did you mean `chat`" in result.output
+
+
+@pytest.mark.parametrize(
+    ("metric", "expression", "budget"),
+    [
+        ("usd_total", "<= $5", True),
+        ("tok_s_per_watt", ">= 1", True),
+        ("power_facility", "max <= 5 kW", True),
+        ("output_tok_s_per_device", ">= 5 tok/s", True),
+        ("utilisation{pool=chat}", ">= 40 %", True),
+        ("utilisation{pool=chat}", "<= 90 %", False),
+        ("kv_occupancy{pool=chat}", "max <= 90 %", False),
+        ("goodput_rps", ">= 5 /s", False),
+        ("rejected", "== 0", False),
+        ("attainment_ttft{class=chat}", ">= 99 %", False),
+    ],
+)
+def test_budgets_are_what_more_replicas_do_not_help(metric: str, expression: str, budget: bool) -> None:
+    scenario = load(service() | {"targets": {metric: [expression]}})
+    assert is_budget(targets_of(scenario)[0]) is budget
+
+
 # -- the search -----------------------------------------------------------------------------------------------------------
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, kept: set[int], power: int = 1000) -> list[int]:
-    """Replicas that keep the targets, and the most that a power limit allows, in place of simulations; the numbers that were tried."""
+def fake(monkeypatch: pytest.MonkeyPatch, kept: set[int], power: int = 1000, paid: int = 1000) -> list[int]:
+    """Replicas that keep the targets, the most that a power limit allows and that a budget pays for, in place of simulations; the
+    numbers that were tried."""
     asked: list[int] = []
 
     def attempt(task: Task, replicas: int) -> Tried:
@@ -178,13 +300,15 @@ def fake(monkeypatch: pytest.MonkeyPatch, kept: set[int], power: int = 1000) -> 
         if replicas > power:
             return Tried(replicas, why="expected at least 9 W")
         value = 1.0 if replicas in kept else 0.5
-        return Tried(replicas, {"chat": Share(value, value, value, 0.9)}, ({"regime": "stable"},))
+        budget = Row("usd_total", "<= $9", "kept" if replicas <= paid else "missed", "$10")
+        shares = {"chat": Share(value, value, value, 0.9)}
+        return Tried(replicas, shares, ({"regime": "stable"},), budgets=(budget,))
 
-    monkeypatch.setattr(planning, "attempt", attempt)
+    monkeypatch.setattr(search, "attempt", attempt)
     return asked
 
 
-def search(guess: int, most: int = 400) -> planning.Settled:
+def searched(guess: int, most: int = 400) -> Settled:
     return settle(Task(load(service()), "chat", (0,), ("chat",), guess, most), {})
 
 
@@ -193,7 +317,7 @@ def search(guess: int, most: int = 400) -> planning.Settled:
 def test_search_ends_at_the_fewest(monkeypatch: pytest.MonkeyPatch, answer: int, guess: int) -> None:
     """The answer and its predecessor are both tried, and not many others: steps double, then halve."""
     asked = fake(monkeypatch, set(range(answer, 500)))
-    assert search(guess).fewest == answer
+    assert searched(guess).fewest == answer
     assert {answer, answer - 1} - {0} <= set(asked)
     assert len(asked) == len(set(asked)) <= 2 + 2 * np.log2(1 + abs(answer - guess))
 
@@ -201,7 +325,7 @@ def test_search_ends_at_the_fewest(monkeypatch: pytest.MonkeyPatch, answer: int,
 def test_search_beside_a_hole_still_ends_where_one_fewer_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, {3, 5, 6, 8, 9, *range(10, 100)})
     for guess in range(1, 40):
-        found = search(guess)
+        found = searched(guess)
         assert found.fewest is not None
         assert found.tried[found.fewest].kept
         assert not found.tried[found.fewest - 1].kept
@@ -209,18 +333,31 @@ def test_search_beside_a_hole_still_ends_where_one_fewer_misses(monkeypatch: pyt
 
 def test_search_under_a_power_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, set(range(6, 500)), power=8)
-    assert search(40).fewest == 6
+    assert searched(40).fewest == 6
     fake(monkeypatch, set(range(12, 500)), power=8)
-    nothing = search(40)
+    nothing = searched(40)
     assert nothing.fewest is None
-    assert nothing.why(np.inf).startswith("power cap: 9 replicas: expected at least 9 W")
+    assert nothing.why(np.inf, 1).startswith("power cap: 9 replicas: expected at least 9 W")
+
+
+@pytest.mark.parametrize("guess", [1, 5, 40])
+def test_search_does_not_run_away_from_a_budget(monkeypatch: pytest.MonkeyPatch, guess: int) -> None:
+    """Too many replicas break it, but the fewest that are served do not; where they do, no number will."""
+    fake(monkeypatch, set(range(6, 500)), paid=8)
+    assert searched(guess).fewest == 6
+    asked = fake(monkeypatch, set(range(6, 500)), paid=5)
+    nothing = searched(guess)
+    assert nothing.fewest is None
+    assert max(asked) <= max(guess, 9)
+    why = "target missed: usd_total <= $9: $10 with 6 replicas of 2 chips, fewer miss other targets"
+    assert nothing.why(np.inf, 2) == why
 
 
 def test_search_that_finds_nothing_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, set())
-    nothing = search(3, 12)
+    nothing = searched(3, 12)
     assert nothing.fewest is None
-    assert nothing.why(np.inf) == "SLO missed: 50.00% of `chat` with 12 replicas"
+    assert nothing.why(np.inf, 1) == "SLO missed: 50.00% of `chat` with 12 replicas"
 
 
 # -- intervals ------------------------------------------------------------------------------------------------------------
@@ -261,7 +398,7 @@ def test_a_request_alone_takes_what_the_simulator_takes(change: dict[str, Any]) 
     data = service("1 s", arrival={"kind": "burst"}, count=1, tokens=tokens)
     scenario = with_changes(load(data), **change)
     pool, row = scenario.pools["chat"], simulate(scenario).requests.iloc[0]
-    first_s, rest_s = screen.alone_s(pool.step_cost(), pool, 5000, 90, 1000 // 16 * 16)
+    first_s, rest_s = alone_s(pool.step_cost(), pool, 5000, 90, 1000 // 16 * 16)
     assert first_s + pool.engine.front_end == pytest.approx(row["ttft_s"], rel=1e-9)
     assert rest_s == pytest.approx(row["e2e_s"] - row["ttft_s"], rel=1e-9)
 
@@ -273,8 +410,8 @@ def test_steady_state_is_that_of_a_closed_loop(rows: int) -> None:
     scenario = load(
         service("50 s", arrival={"kind": "closed_loop", "users": rows, "ramp": "2 s"}, tokens=tokens) | {"drain": False}
     )
-    asked = screen.demand(scenario, "chat", 0)
-    steady = screen.Steps(scenario.pools["chat"], asked).at(rows)
+    asked = demand(scenario, "chat", 0)
+    steady = Steps(scenario.pools["chat"], asked).at(rows)
     table = simulate(scenario).requests
     ended = table[(table["arrival_s"] + table["e2e_s"]).between(15, 45)]
     assert steady.requests_per_s == pytest.approx(len(ended) / 30, rel=0.06)
@@ -356,7 +493,7 @@ def test_screen_says_what_a_planner_asks(planned: Plan) -> None:
     for needed in (
         "attained",
         "N+1",
-        "$/Mtok",
+        "$/Mtok in+out",
         "J/tok out",
         "TTFT p95",
         "Lose ",

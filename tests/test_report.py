@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from simfleet import simulate
 from simfleet.facility.site import rated_w
 from simfleet.hardware.step import attended
+from simfleet.page import compare, tables
 from simfleet.records import Account
 from simfleet.report import summary
 from simfleet.report.metrics import SAMPLES, summarise
@@ -139,7 +140,9 @@ def test_electricity_is_a_share_of_all_dollars_whoever_pays_it():
 
 def cached_run(cached):
     """Ten prompts of 2,000 tokens, so many of each found in the prefix cache; 100 device-seconds of prompts in 200, at $3.6/h."""
-    account = Account(0, TALK, [10, 0, 0, 0, 0], 20_000, 1000, 0, 100.0, 100.0, 50.0, 50.0, 0, 10, 10 * cached)
+    account = Account(
+        0, TALK, [10, 0, 0, 0, 0], 20_000, 1000, 0, 100.0, 100.0, 50.0, 50.0, prompts=10, cached_tokens=10 * cached
+    )
     pools = [
         ledger("rented", devices=1, duration_s=200.0, busy_device_s=200.0, active_j=100.0, accelerator_j=100.0),
         ledger("owned"),
@@ -308,7 +311,7 @@ def test_rows_left_out_of_a_trace_are_an_assumption(tmp_path):
     trace = {"file": str(tmp_path / "asked.csv"), "format": "csv", "on_bad_row": "drop"}
     streams = [{"name": "talk", "model": "llama-3.1-8b", "class": "chat", "trace": trace}]
     lines = summarise(make_run(overrides=[("workload.streams", streams)]))["assumptions"]
-    assert "stream talk: 1 bad rows of asked.csv were left out" in lines
+    assert "stream talk: 1 bad row of asked.csv left out" in lines
 
 
 # -- text ----------------------------------------------------------------------------------------------------------------
@@ -343,6 +346,28 @@ def test_one_screen(report):
     assert "rented is held back by compute" in screen
     assert re.search(r"facility +0\.00150 ", screen)  # 5,400 J
     assert "2,004 requests: 2,000 completed, 1 rejected, 1 failed, 1 timed out, 1 in flight\n" in screen
+
+
+def test_dollars_per_million_tokens_have_one_name_each(report):
+    """The screen's columns, and those of the pages, mean the same metric by the same words."""
+    named = {
+        "$/Mtok in": "usd_per_mtok_input",
+        "$/Mtok out": "usd_per_mtok_output",
+        "$/Mtok in+out": "usd_per_mtok_total",
+    }
+    (cost,) = [table for table in summary.tables(report) if table.heading.startswith("Cost")]
+    (row,) = cost.rows
+    shown = {column: row[i] for i, column in enumerate(cost.columns) if "/Mtok" in column}
+    assert shown == {label: summary.number(report["cost"][key]) for label, key in named.items()}
+    assert shown["$/Mtok out"] != shown["$/Mtok in+out"]
+    metrics = [metric for metrics in (*compare.WHOLE.values(), compare.CLASS, compare.POOL) for metric in metrics]
+    for column in (*tables.CAUSED, *metrics):
+        if "usd_per_mtok" in column.path:
+            assert column.path == f"cost.{named[column.name]}"
+    for table in summary.tables(report)[1:3]:
+        groups = report["classes" if table.heading == "Service" else "pools"]
+        at = list(table.columns).index("$/Mtok out")
+        assert [row[at] for row in table.rows] == [summary.number(g["cost"]["usd_per_mtok_output"]) for g in groups]
 
 
 def test_latency_is_by_class():

@@ -13,7 +13,7 @@ from simfleet.facility.cost import Own, Rent
 from simfleet.hardware.step import Parallel, Precisions
 from simfleet.library import Library
 from simfleet.pool import Pool
-from simfleet.scenario import DEFAULT_SITE, Scenario, json_schema, load
+from simfleet.scenario import DEFAULT_SITE, Scenario, check_variants, json_schema, load
 from simfleet.serving.engine import DEFAULT_ENGINE, Continuous, Static
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
@@ -302,16 +302,29 @@ def test_every_declared_variant_is_checked_where_it_is_written(tmp_path):
     path.write_text(text + VARIANTS)
     line = len(text.splitlines()) + 1
     with pytest.raises(SpecError) as caught:
-        load(path)
+        check_variants(path)
     assert [str(problem).removeprefix(f"{path}:").partition(" got")[0] for problem in caught.value.problems] == [
-        f"{line + 3}:31: pools.chta.replicas: no `chta` in `pools`; did you mean `chat`?",
+        f"{line + 3}:31: pools.chta.replicas: no `chta` in `pools`; did you mean `chat`? (in variant `typo`)",
         f"{line + 5}:26: pools.chat.replicas: expected at least 1,",
         f"{line + 8}:21: pools.chat.engine.token_budget: expected a whole number of at least 1, such as 8192 or 128k,",
-        f"{line + 9}:35: pools.chat.replicsa: unknown key; did you mean `replicas`?",
+        f"{line + 9}:35: pools.chat.replicsa: unknown key; did you mean `replicas`? (in variant `misspelt`)",
     ]
+    assert load(path).pools["chat"].replicas == 1
     assert load(path, variant="fine").pools["chat"].replicas == 2
     with pytest.raises(SpecError, match="unknown variant `wong`; did you mean `wrong`"):
         load(path, variant="wong")
+
+
+def test_only_what_is_asked_for_stops_a_run() -> None:
+    """An override that a variant has no room for is no matter of the base; under the variants it lies where `load` lays it, on top."""
+    data = {**MINIMAL, "variants": {"big": {"pools.chat.replicas": 8}, "other": {"pools.chat.device": "nvidia-l40s"}}}
+    renamed = {"pools": {"main": MINIMAL["pools"]["chat"]}}
+    assert list(load(data, renamed).pools) == list(check_variants(data, renamed).pools) == ["main"]
+    wrong = {**data, "variants": {**data["variants"], "none": {"pools.chat.replicas": 0}}}
+    assert load(wrong, variant="big").pools["chat"].replicas == 8
+    with pytest.raises(SpecError, match=r"at least 1, got `0` \(in variant `none`\)"):
+        check_variants(wrong)
+    assert check_variants(wrong, {"pools.chat.replicas": 3}).pools["chat"].replicas == 3
 
 
 def test_replace_gives_another_scenario():

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from simfleet.document import MOST_DEPTH, Document, Mark, SpecError, did_you_mean, overlay, override, read
 from simfleet.library import Library
-from simfleet.spec import Fact, Named, Spec, build, default_kind, preset, refusal
+from simfleet.spec import Fact, Named, Spec, build, default_kind, nearest, preset, refusal
 from simfleet.units import Bytes, Seconds
 
 
@@ -318,7 +318,7 @@ def test_an_override_that_leads_nowhere(path, text, message):
         ("name: a\nsize: 1 B\npet: {lives: 0}", ["3:14: pet.lives: expected at least 1, got `0`"]),
         ("name: a\nsize: 1 B\npet: {lives: 9.0}", ["3:14: pet.lives: expected a whole number, got `9.0`"]),
         ("name: a\nsize: 1 B\npet: {kind: dog, lives: 1}", ["3:18: pet.lives: unknown key"]),
-        ("name: a\nsize: 1 B\npet: cat", ["3:6: pet: expected a mapping, got `cat`"]),
+        ("name: a\nsize: 1 B\npet: cat", ["3:6: pet: expected a mapping, such as `{kind: cat}`, got `cat`"]),
         ("name: a\nsize: 1 B\nparts: {}", ["3:1: parts: expected a list, got `{}`"]),
         ("name: a\nsize: 1 B\nsizes: {2: 1}", ["3:12: sizes.2: expected seconds with a unit"]),
         (
@@ -470,3 +470,40 @@ def test_a_preset_is_laid_under(shelf):
 def test_without_a_library_names_mean_nothing():
     with pytest.raises(ValidationError, match=r"names are looked up by simfleet\.load"):
         Shelf(box="small")
+
+
+# -- the schema ----------------------------------------------------------------------------------------------------------
+
+
+class Pet(Spec):
+    """Something that lives here.
+
+    Not in the first line.
+    """
+
+    kind: Literal["pet"]
+    size: Bytes = 2e9
+    age: Seconds = 0.0
+
+
+def test_the_schema_says_what_a_kind_is_and_writes_defaults_as_users_do():
+    keys = Pet.model_json_schema()["properties"]
+    assert keys["kind"]["description"] == "`pet`: Something that lives here."
+    assert keys["size"]["default"] == "2 GB"
+    assert keys["age"]["default"] == "0 s"
+    assert Pet(kind="pet", size=keys["size"]["default"], age=keys["age"]["default"]) == Pet(kind="pet")
+
+
+@pytest.mark.parametrize(
+    ("key", "known", "ending"),
+    [
+        ("tp", ["model", "tensor_parallel"], "; did you mean `tensor_parallel`?"),
+        ("price", ["site", "electricity_price"], "; did you mean `electricity_price`?"),
+        ("intermediate_size", ["kind", "size"], "; did you mean `size`?"),
+        ("share", ["network_share_of_all", "server_share_of_all"], "; known: network_share_of_all, server_share_of_all"),
+        ("zzz", ["model", "site"], "; known: model, site"),
+        ("a", [], ""),
+    ],
+)  # fmt: skip
+def test_the_nearest_name_is_spelt_alike_or_of_the_same_words(key, known, ending):
+    assert nearest(key, known) == ending

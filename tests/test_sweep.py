@@ -16,11 +16,11 @@ from scipy import stats
 
 import simfleet as sf
 from simfleet.cli import cli
-from simfleet.planning import commands, executors
-from simfleet.planning import sweep as sweeps
-from simfleet.planning.points import Axis, Cache, axes, content, default_folder, points, program, write, written_axes
-from simfleet.planning.sweep import Progress, Sweep, metric_sets
 from simfleet.serving.routing import RoundRobin
+from simfleet.sweeping import command, executors, table
+from simfleet.sweeping.points import Axis, Cache, axes, content, default_folder, points, program, write, written_axes
+from simfleet.sweeping.sweep import Progress
+from simfleet.sweeping.table import Sweep, metric_sets
 from simfleet.workload import tracefile
 
 TINY: dict[str, Any] = {
@@ -150,7 +150,7 @@ def test_intervals_are_students() -> None:
 def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
     """Of 2,000 intervals from five normal draws, 95 % hold the mean, give or take three standard errors."""
     draws = np.random.default_rng(1).normal(3.0, 2.0, (2000, 5)).tolist()
-    found = [sweeps._interval("ttft_mean_s", values, 5) for values in draws]
+    found = [table._interval("ttft_mean_s", values, 5) for values in draws]
     held = np.mean([row["low_ttft_mean_s"] <= 3.0 <= row["high_ttft_mean_s"] for row in found])
     assert abs(held - 0.95) < 3 * (0.95 * 0.05 / 2000) ** 0.5
 
@@ -158,7 +158,7 @@ def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
 def test_shares_stay_shares_and_what_a_seed_lacks_is_empty() -> None:
     sets = [{"of": "all", "regime": regime, "attainment": share, "ttft_p95_s": p95, "devices": 2}
             for regime, share, p95 in (("stable", 1.0, 0.1), ("overloaded", 0.9, None))]  # fmt: skip
-    found = sweeps._over_seeds(sets)
+    found = table._over_seeds(sets)
     assert (found["attainment"], found["high_attainment"], found["regime"], found["devices"]) == (
         0.95,
         1.0,
@@ -360,7 +360,7 @@ def test_a_table_from_kept_runs_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_another_program_knows_nothing_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tiny({REPLICAS: [1]})
-    monkeypatch.setattr("simfleet.planning.points.program", lambda: "simfleet 9")
+    monkeypatch.setattr("simfleet.sweeping.points.program", lambda: "simfleet 9")
     seen: list[Progress] = []
     tiny({REPLICAS: [1]}, progress=seen.append)
     assert seen[-1].kept == 0
@@ -487,9 +487,9 @@ def test_command_tells_failed_runs_from_bad_input(file: str, monkeypatch: pytest
 
 
 def test_the_time_left_leaves_out_what_was_kept() -> None:
-    assert commands.words(Progress(100, 60, 50, 0), 30.0) == "60 of 100 runs, 50 kept from before, 0:02:00 left"
-    assert commands.words(Progress(100, 50, 50, 0), 30.0) == "50 of 100 runs, 50 kept from before"
-    assert commands.words(Progress(4000, 1000, 0, 2), 3600.0) == "1,000 of 4,000 runs, 2 failed, 3:00:00 left"
+    assert command.words(Progress(100, 60, 50, 0), 30.0) == "60 of 100 runs, 50 kept from before, 0:02:00 left"
+    assert command.words(Progress(100, 50, 50, 0), 30.0) == "50 of 100 runs, 50 kept from before"
+    assert command.words(Progress(4000, 1000, 0, 2), 3600.0) == "1,000 of 4,000 runs, 2 failed, 3:00:00 left"
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
@@ -507,12 +507,12 @@ def test_a_bar_on_a_terminal_only(file: str, monkeypatch: pytest.MonkeyPatch) ->
     reader.start()
     with open(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with commands._bar() as progress:
+        with command._bar() as progress:
             assert progress is not None
             sf.sweep(TINY, {REPLICAS: [1, 2, 3]}, workers=1, progress=progress)
     reader.join()
     os.close(ours)
     assert b"3 of 3 runs" in b"".join(seen)
     monkeypatch.undo()
-    with commands._bar() as nothing:
+    with command._bar() as nothing:
         assert nothing is None

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 import simfleet as sf
-from simfleet.planning import executors
-from simfleet.planning.executors import open_pool
-from simfleet.planning.sweep import Progress, Sweep
 from simfleet.serving.routing import RoundRobin
+from simfleet.sweeping import executors
+from simfleet.sweeping.executors import open_pool
+from simfleet.sweeping.sweep import Progress
+from simfleet.sweeping.table import Sweep
 from tests.deadly import Deadly
 from tests.test_sweep import RATE, REPLICAS, TINY, kept
 

@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from simfleet.units import UNITS, Bytes, BytesPerSecond, Fraction, PositiveSeconds, Tokens, UsdPerHour, Watts, parse
+from simfleet.units import (
+    UNITS,
+    Bytes,
+    BytesPerSecond,
+    Fraction,
+    PositiveSeconds,
+    Tokens,
+    UsdPerHour,
+    Watts,
+    dimension_of,
+    parse,
+    written,
+)
 
 ALL_UNITS = [(dimension, unit) for dimension, units in UNITS.items() for unit in units]
 numbers = st.floats(min_value=0, max_value=1e15, allow_nan=False)
@@ -137,3 +149,21 @@ def test_schemas_describe_units():
     assert "GiB" in schema["description"]
     assert {"type": "integer", "minimum": 1} in TypeAdapter(Tokens).json_schema()["anyOf"]
     assert TypeAdapter(Fraction).json_schema()["anyOf"][0]["maximum"] == 1
+    assert [dimension_of(TypeAdapter(kind).json_schema()) for kind in (Bytes, UsdPerHour, Tokens, Fraction)] == ["bytes", "dollars per hour", "", ""]  # fmt: skip
+
+
+@given(st.sampled_from(list(UNITS)), st.floats(min_value=1e-14, max_value=1e16))
+def test_what_is_written_reads_back(dimension, number):
+    text = written(number, dimension)
+    assert parse(text, dimension) == pytest.approx(number, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("number", "dimension", "text"),
+    [
+        (0.0, "seconds", "0 s"), (5.9e-4, "seconds", "590 us"), (86_400.0, "seconds", "1 d"), (1e-12, "seconds", "0.001 ns"), (6e11, "bytes per second", "600 GB/s"),
+        (2e9, "bytes", "2 GB"), (12.0, "dollars per watt", "12 $/W"), (0.0, "rate", "0 /s"), (90.0, "seconds", "1.5 min"),
+    ],
+)  # fmt: skip
+def test_the_largest_unit_that_fits_is_written(number, dimension, text):
+    assert written(number, dimension) == text

@@ -21,6 +21,7 @@ from simfleet.records import Status
 from simfleet.result import Result
 from simfleet.scenario import built
 from simfleet.simulation import simulate
+from simfleet.terminal import counted
 from simfleet.workload.tracefile import FORMATS
 
 GROUPS = ("hardware", "engine", "model", "task")
@@ -65,14 +66,9 @@ class Accuracy:
         wanted = set(metrics)
         found: dict[tuple[str, str, str], list[float]] = {}
         for comparison in self.compared:
-            row = comparison.row
-            tags = {key: row.tags[key] for key in GROUPS if key in row.tags}
-            names = ["all", *(f"{key}={tag}" for key, tag in tags.items()), " ".join(tags.values())]
-            if "task" in tags:
-                names.append(f"{tags['hardware']} {tags['task']}")
             for metric, error in comparison.errors():
-                for name in names if not wanted or metric in wanted else ():
-                    found.setdefault((row.file, name, metric), []).append(error)
+                for name in _names(comparison.row) if not wanted or metric in wanted else ():
+                    found.setdefault((comparison.row.file, name, metric), []).append(error)
         return [
             {"file": file, "group": group, "metric": metric, "n": len(errors), "median_ape": median(map(abs, errors)),
              "p90_ape": _p90([abs(error) for error in errors]), "bias": median(errors)}
@@ -84,17 +80,47 @@ class Accuracy:
         return {"rows": len(self.compared), "skipped": dict(self.skipped.most_common()), "groups": self.groups()}
 
     def text(self) -> str:
-        """One line for each file, group and metric; then what was skipped and why."""
-        lines = [f"{len(self.compared):,} runs simulated, {self.skipped.total():,} rows skipped", "", HEAD]
-        shown = self.groups((*SHOWN, "total_tok_per_s"))
-        for group in sorted(shown, key=lambda group: (group["file"], group["group"] != "all", group["group"])):
+        """One line for each file, group and metric, a group with the same rows as a wider one left out; then what was skipped and why."""
+        counts = [counted(len(self.compared), "run"), counted(self.skipped.total(), "row")]
+        lines = [f"{counts[0]} simulated, {counts[1]} skipped", "", HEAD]
+        distinct, left_out = self._distinct(), set()
+        groups = self.groups((*SHOWN, "total_tok_per_s"))
+        for group in sorted(groups, key=lambda group: (group["file"], group["group"] != "all", group["group"])):
+            if (group["file"], group["group"]) not in distinct:
+                left_out.add((group["file"], group["group"]))
+                continue
             lines.append(
                 f"{group['file'][:34]:34} {group['group'][:46]:46} {group['metric']:17} {group['n']:5} {group['median_ape']:8.1%} "
                 f"{group['p90_ape']:8.1%} {group['bias']:+8.1%}"
             )
+        if left_out:
+            lines.append(f"{counted(len(left_out), 'group')} with the same rows as one above left out")
         if self.skipped:
             lines += ["", "skipped:", *(f"  {count:5}  {reason}" for reason, count in self.skipped.most_common())]
         return "\n".join(lines)
+
+    def _distinct(self) -> set[tuple[str, str]]:
+        """(file, group) of every set of rows once, by the name of the widest group that has them."""
+        rows: dict[tuple[str, str], list[int]] = {}
+        for number, comparison in enumerate(self.compared):
+            for name in _names(comparison.row):
+                rows.setdefault((comparison.row.file, name), []).append(number)
+        first: dict[tuple[int, ...], tuple[str, str]] = {}
+        for group in sorted(rows, key=lambda group: _width(group[1])):
+            first.setdefault(tuple(rows[group]), group)
+        return set(first.values())
+
+
+def _names(row: Row) -> list[str]:
+    """The groups that a row belongs to."""
+    tags = {key: row.tags[key] for key in GROUPS if key in row.tags}
+    names = ["all", *(f"{key}={tag}" for key, tag in tags.items()), " ".join(tags.values())]
+    return [*names, f"{tags['hardware']} {tags['task']}"] if "task" in tags else names
+
+
+def _width(name: str) -> int:
+    """All rows, those of one tag, those of several tags."""
+    return 0 if name == "all" else 1 if name.startswith(tuple(f"{key}=" for key in GROUPS)) else 2
 
 
 def _p90(values: list[float]) -> float:

@@ -30,7 +30,9 @@ class Rent(Spec):
     """Devices by the hour, with servers, network, space and electricity in the price."""
 
     kind: Literal["rent"] = "rent"
-    price: UsdPerHour | None = Field(None, description="Per device; left out, the device profile's first offer")
+    price: UsdPerHour | None = Field(
+        None, description="Price of one device for an hour; left out, the first offer of the device's profile"
+    )
 
     @property
     def metered(self) -> bool:
@@ -79,11 +81,15 @@ class Own(Spec):
     kind: Literal["own"] = "own"
     device: Usd | None = Field(None, description="Price of one device; left out, the profile's")
     server: Usd | None = Field(
-        None, description="Chassis, CPUs, NICs per device; left out, the profile's, else `server_share`"
+        None, description="Chassis, CPUs, NICs per device; left out, the profile's, else `server_share` of the device"
     )
     server_share: Fraction = Field(0.5, description="Server per dollar of device, where its price is not known")
-    network: Usd | None = Field(None, description="Switches and cables per device; left out, `network_share`")
-    network_share: Fraction = Field(0.125, description="Network per dollar of device and server")
+    network: Usd | None = Field(
+        None, description="Switches and cables per device; left out, `network_share` of device and server"
+    )
+    network_share: Fraction = Field(
+        0.125, description="Network per dollar of device and server, where `network` is left out"
+    )
     spares: Fraction = Field(0.0, description="Devices and servers kept ready, per one in use; they draw nothing")
     rate: Fraction = Field(0.10, description="Yearly rate of return on what is bought")
     years: float = Field(5.0, gt=0.0, description="Life of devices, servers and network, in years")

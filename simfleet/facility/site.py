@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 from simfleet.hardware.profile import Profile, Server
 from simfleet.series import Series
 from simfleet.signals import Signal
-from simfleet.spec import Grade, Spec, preset, refusal
+from simfleet.spec import Provenance, Spec, preset, refusal
 from simfleet.units import Fraction, LitresPerJoule, Seconds, UsdPerWattMonth, Watts
 
 DEMAND_S = 900.0
@@ -39,19 +39,11 @@ def rated_w(profile: Profile, devices: int) -> float:
     return node_j(profile.server, draw_w, servers_of(profile.server, devices), 1.0)
 
 
-class Provenance(Spec):
-    """Where one number of a preset comes from."""
-
-    source: str
-    grade: Grade
-    note: str | None = None
-
-
 def _or_a_name(schema: dict[str, Any]) -> None:
     """A JSON Schema that also takes the name of a preset."""
     mapping = dict(schema)
     schema.clear()
-    schema["anyOf"] = [{"type": "string", "description": "Name of one of cooling"}, mapping]
+    schema["anyOf"] = [{"type": "string", "description": "Name or path of one of cooling"}, mapping]
 
 
 class Overhead(Spec):
@@ -62,23 +54,31 @@ class Overhead(Spec):
 
     model_config = ConfigDict(json_schema_extra=_or_a_name)
 
-    preset: str | None = Field(None, description="Shipped or own cooling to start from, such as `free-cooled`")
-    description: str = ""
+    preset: str | None = Field(
+        None,
+        description="Shipped or own cooling to start from: `free-cooled`, `liquid`, `chiller`; keys given here replace its keys",
+    )
+    description: str = Field("", description="For people")
     electrical: Fraction = Field(0.03, description="Distribution and UPS losses, per IT watt")
-    fixed: Fraction = Field(0.02, description="What runs whatever the load, per rated IT watt")
-    mechanical: Fraction = Field(0.04, description="Cooling per IT watt, up to the wet-bulb threshold")
-    threshold_c: float = Field(18.0, description="Wet bulb from which cooling works harder, in degrees Celsius")
-    per_degree: Fraction = Field(0.008, description="Cooling per IT watt and degree above the threshold")
+    fixed: Fraction = Field(0.02, description="Lights, pumps and what else runs whatever the load, per rated IT watt")
+    mechanical: Fraction = Field(0.04, description="Cooling per IT watt, up to the wet-bulb temperature `threshold_c`")
+    threshold_c: float = Field(
+        18.0, description="Wet-bulb temperature from which cooling works harder, in degrees Celsius"
+    )
+    per_degree: Fraction = Field(
+        0.008, description="More cooling per IT watt for each degree Celsius above `threshold_c`"
+    )
     cap: Fraction = Field(0.25, description="Most that cooling takes per IT watt")
     wet_bulb_c: Annotated[Signal, Series(None, -60.0, 40.0)] = Field(
         default_factory=lambda: Signal.constant(15.0),
-        description="Wet-bulb temperature, in degrees Celsius; 15 unless given",
+        description="Wet-bulb temperature of the air outside, in degrees Celsius",
+        json_schema_extra={"default": 15},
     )
 
     water: LitresPerJoule | None = Field(
-        None, description="On-site water per IT energy (WUE), where the site gives none"
+        None, description="Water evaporated on site per IT energy (WUE), where the site gives none"
     )
-    sources: dict[str, Provenance] = Field({}, description="`overhead` or `water` -> where it comes from")
+    sources: dict[str, Provenance] = Field({}, description="`overhead` or `water` -> where its numbers come from")
 
     @model_validator(mode="before")
     @classmethod
@@ -102,8 +102,8 @@ class Overhead(Spec):
 class Rack(Spec):
     """What one rack may draw at the wall, and how many servers stand in it."""
 
-    limit: Watts
-    servers: int = Field(ge=1)
+    limit: Watts = Field(description="Most that one rack may draw at the wall")
+    servers: int = Field(ge=1, description="Servers that stand in one rack")
 
 
 def _schema(schema: dict[str, Any]) -> None:
@@ -115,32 +115,40 @@ class Site(Spec):
 
     model_config = ConfigDict(json_schema_extra=_schema)
 
-    preset: str | None = Field(None, description="Shipped or own site to start from; keys given here replace its keys")
-    description: str = ""
-    pue: float | None = Field(
-        None, ge=1.0, description="Fixed facility/IT energy; left out, `overhead` makes it follow the load"
+    preset: str | None = Field(
+        None, description="Shipped or own site to start from, such as `finland`; keys given here replace its keys"
     )
-    overhead: Overhead = Overhead()
+    description: str = Field("", description="For people")
+    pue: float | None = Field(
+        None,
+        ge=1.0,
+        description="Facility energy / IT energy, fixed; left out, `overhead` makes it follow load and weather",
+    )
+    overhead: Overhead = Field(
+        Overhead(),
+        json_schema_extra={"default": {}},
+        description="Cooling and distribution: a preset's name, or a mapping; not beside `pue`",
+    )
     carbon_intensity: Annotated[Signal, Series("grams per joule")] = Field(
-        description="Grid CO2e per facility energy, location-based, operational"
+        description="CO2e emitted by the grid per facility energy, location-based, operational; required unless `preset` gives it"
     )
     water: LitresPerJoule | None = Field(
         None,
-        description="On-site water per IT energy (WUE), water of the power plants not in it; left out, the cooling preset's",
+        description="Water evaporated on site per IT energy (WUE), power plants' not in it; left out, the preset's or the cooling's",
     )
     electricity_price: Annotated[Signal, Series("dollars per joule", low=-1e-6)] = Field(
-        description="Price per facility energy, all charges per kWh included"
+        description="Price per facility energy, all charges per kWh included, which pools that own pay; required unless `preset` gives it"
     )
     demand_charge: UsdPerWattMonth = Field(
         0.0,
-        description="Per month, for the highest quarter of an hour at the meter; pools that pay for electricity pay it",
+        description="Per month, for the highest quarter of an hour at the meter; pools that own pay it",
     )
     power_limit: Annotated[Signal, Series("watts")] | None = Field(
         None, description="Most that the site may draw at the meter; shared out as caps of its devices"
     )
     rack: Rack | None = Field(None, description="Most that a rack may draw; shared out as caps of its devices")
     network_latency: dict[str, Seconds] = Field(
-        {}, description="Client region -> one way; the answer takes as long again"
+        {}, description="Clients' region -> one way from there; the answer takes as long again"
     )
     sources: dict[str, Provenance] = Field({}, description="Key of a number above -> where it comes from")
 

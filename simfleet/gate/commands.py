@@ -3,9 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,14 +13,16 @@ import click
 
 from simfleet.gate import compare as held
 from simfleet.gate import outputs
-from simfleet.gate.judge import Suite, broken, judged, reports_of
+from simfleet.gate.judge import Suite, broken, judged, refused, reports_of
 from simfleet.gate.metrics import Json
 from simfleet.gate.targets import FEWEST_SEEDS, SEEDS, Gate, read_gate
 from simfleet.page.compare import compare_page
 from simfleet.scenario import Scenario, load
 from simfleet.terminal import (
-    SIMULATION_ERROR,
+    BAD_INPUT,
+    MISTAKES,
     bad_input,
+    mistake,
     overrides_option,
     pairs,
     paths_option,
@@ -53,6 +55,27 @@ def file_options(command: Decorated) -> Decorated:
     return command
 
 
+@dataclass(frozen=True)
+class Files:
+    """What is written besides the answer."""
+
+    junit: Path | None
+    summary: Path | None
+    annotate: bool
+
+    def write(self, suites: Sequence[Suite], whole: bool = True) -> None:
+        """JUnit and Markdown. Raises OSError."""
+        if self.junit is not None:
+            _write(self.junit, outputs.junit(suites))
+        if self.summary is not None:
+            _write(self.summary, outputs.markdown(suites, whole=whole))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
 @click.command()
 @click.argument("scenarios", nargs=-1, required=True)
 @click.option(
@@ -72,34 +95,58 @@ def check(
 
     Exit codes: 0 kept, 1 missed, 2 bad input, 3 cannot judge, 4 simulation error.
     """
-    with bad_input():
-        gates = [read_gate(name, pairs(overrides), variant, paths) for name in scenarios]
+    files = Files(junit, summary, annotate)
+    gates = _gates(scenarios, pairs(overrides), variant, paths, files, form)
     numbers = [gate.seeds if seeds is None else seeds for gate in gates]
     with repetitions(sum(numbers)) as done:
         suites = [_checked(gate, number, workers, done) for gate, number in zip(gates, numbers, strict=True)]
-    answer(suites, junit, summary, annotate, form)
+    answer(suites, files, form)
+
+
+def _gates(
+    scenarios: Sequence[str], overrides: Sequence[tuple[str, Any]], variant: str | None, paths: Sequence[Path], files: Files, form: str
+) -> list[Gate]:  # fmt: skip
+    """All that is to be checked; where some of it is bad input, what is wrong with all of it."""
+    gates: list[Gate] = []
+    wrong: dict[str, Exception] = {}
+    for name in scenarios:
+        try:
+            gates.append(read_gate(name, overrides, variant, paths))
+        except MISTAKES as error:
+            wrong[name] = error
+    if wrong:
+        refuse(wrong, files, form)
+    return gates
 
 
 def _checked(gate: Gate, seeds: int, workers: int, done: Callable[[], None] | None) -> Suite:
     try:
         return judged(gate, reports_of(gate.scenario, range(seeds), workers, done))
     except Exception as error:  # scripts tell a broken run from bad input by its exit code
-        return broken(gate, error)
+        return broken(gate.name, error, gate.targets)
 
 
-def answer(
-    suites: Sequence[Suite], junit: Path | None, summary: Path | None, annotate: bool, form: str, code: int | None = None
-) -> NoReturn:  # fmt: skip
+def answer(suites: Sequence[Suite], files: Files, form: str, code: int | None = None, whole: bool = True) -> NoReturn:
     """Write the files, print the answer, exit with its code, or with `code`."""
     with bad_input():
-        if junit is not None:
-            junit.write_text(outputs.junit(suites), encoding="utf-8", newline="\n")
-        if summary is not None:
-            summary.write_text(outputs.markdown(suites), encoding="utf-8", newline="\n")
-    click.echo({"text": outputs.text, "json": outputs.as_json, "md": outputs.markdown}[form](suites).rstrip("\n"))
-    if annotate:
+        files.write(suites, whole)
+    if form == "json":
+        click.echo(outputs.as_json(suites))
+    else:
+        click.echo((outputs.text if form == "text" else outputs.markdown)(suites, whole=whole).rstrip("\n"))
+    if files.annotate:
         click.echo(outputs.annotations(suites), nl=False, err=form == "json")
     raise SystemExit(outputs.exit_code(suites) if code is None else code)
+
+
+def refuse(wrong: Mapping[str, Exception], files: Files, form: str) -> NoReturn:
+    """Write what is wrong with the input into the files too, so that a CI page shows it; exit code 2."""
+    suites = [refused(name, error) for name, error in wrong.items()]
+    with bad_input():
+        files.write(suites)
+    if files.annotate:
+        click.echo(outputs.annotations(suites), nl=False, err=form == "json")
+    stop("\n".join(map(mistake, wrong.values())), BAD_INPUT)
 
 
 @contextmanager
@@ -129,6 +176,7 @@ def repetitions(total: int) -> Iterator[Callable[[], None] | None]:
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="The two side by side, as a page for a browser."
 )
+@click.option("--all", "whole", is_flag=True, help="List the rows that are kept, too.")
 @overrides_option
 @variant_option
 @paths_option
@@ -136,7 +184,7 @@ def repetitions(total: int) -> Iterator[Callable[[], None] | None]:
 @file_options
 @form_option
 def compare(
-    baseline: str, new: str, tolerance: Path | None, seeds: int | None, update: bool, html: Path | None,
+    baseline: str, new: str, tolerance: Path | None, seeds: int | None, update: bool, html: Path | None, whole: bool,
     overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...], workers: int, junit: Path | None, summary: Path | None, annotate: bool, form: str,
 ) -> None:  # fmt: skip
     """Hold NEW against BASELINE: each a report.json, its folder, a baseline file, or a scenario to run with the other side's seeds.
@@ -145,24 +193,38 @@ def compare(
     """
     if update and Path(baseline).suffix != ".json":
         raise click.UsageError(f"--update writes to a .json file, got `{baseline}`")
-    with bad_input():
+    files, name = Files(junit, summary, annotate), f"{new} against {baseline}"
+    laid = pairs(overrides)
+    try:
         held.read_tolerances(tolerance)
         first = update and not Path(baseline).exists()
         before: Side = [] if first else _side(baseline, (), None, paths)
-        after = _side(new, pairs(overrides), variant, paths)
+        after = _side(new, laid, variant, paths)
         reports = _both(before, after, seeds, update, workers)
-        suite = None if first else held.compare(*reports, tolerance, f"{new} against {baseline}")
+        suite = None if first else held.compare(*reports, tolerance, name)
         if html is not None and suite is not None:
-            html.write_text(_page(*reports), encoding="utf-8", newline="\n")
+            _write(html, _page(*reports))
         if update:
             held.save(reports[1], Path(baseline))
+    except MISTAKES as error:
+        refuse({name: error}, files, form)
+    except SimulationError as error:
+        answer([broken(name, error.cause)], files, form)
     written = f"{baseline} written: seeds {', '.join(str(report['seed']) for report in reports[1])}"
     if suite is None:
         click.echo(json.dumps({"written": baseline}) if form == "json" else written)
         return
     if update:
         suite = replace(suite, facts=(*suite.facts, written))
-    answer([suite], junit, summary, annotate, form, 0 if update else None)
+    answer([suite], files, form, 0 if update else None, whole)
+
+
+class SimulationError(Exception):
+    """A run of either side failed."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 def _page(before: list[Json], after: list[Json]) -> str:
@@ -191,5 +253,5 @@ def _both(before: Side, after: Side, seeds: int | None, update: bool, workers: i
             try:
                 sides.append(side if isinstance(side, list) else reports_of(side, numbers, workers, done))
             except Exception as error:
-                stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
+                raise SimulationError(error) from error
     return sides[0], sides[1]

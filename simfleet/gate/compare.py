@@ -46,17 +46,24 @@ BY_CLASS = ("ttft", "tpot", "e2e", "attainment", "goodput_rps")
 class Tolerance(Spec):
     """How much worse a metric may get: the larger of a share of the baseline and an amount in its own unit."""
 
-    rel: Fraction = 0.0
-    abs: str | int | float | None = None
-    direction: Direction | None = Field(None, description="Which way is better, or `same` for no change either way")
+    rel: Fraction = Field(0.0, description="Share of the baseline's value, such as 2 %")
+    abs: str | int | float | None = Field(None, description="Amount in the metric's own unit, such as 10 ms or $0.05")
+    direction: Direction | None = Field(
+        None, description="Which way is better, or `same` for no change either way; left out: the metric's own"
+    )
 
 
 class Tolerances(Spec):
     """A tolerance file. `default: null` compares only what is listed."""
 
-    default: Tolerance | None = Tolerance(rel=0.01)
-    confidence: Confidence = CONFIDENCE
-    metrics: dict[str, Tolerance] = Field({})
+    default: Tolerance | None = Field(
+        Tolerance(rel=0.01),
+        description="Of metrics that are not listed, without an amount; null compares only what is listed",
+    )
+    confidence: Confidence = Field(CONFIDENCE, description="Of the intervals of the differences over seeds")
+    metrics: dict[str, Tolerance] = Field(
+        {}, description="Metric with tags and, if wanted, a statistic, such as `ttft{class=chat} p95` -> its tolerance"
+    )
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,8 @@ def compare(
     chosen = rules(read_from, document, groups_in([*baseline, *new]))
     rows = [row for rule in chosen if (row := _row(rule, sides[0], sides[1], read_from.confidence)) is not None]
     changed = changes(sides[0][0], sides[1][0])
-    text = f"seeds {', '.join(map(str, seeds))}, the same on both sides"
+    told = _tolerance_told(read_from, tolerances)
+    text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, the same on both sides"
     text += (
         f"; {read_from.confidence * 100:g} % intervals of the differences (Student t)"
         if len(seeds) > 1
@@ -223,8 +231,18 @@ def compare(
         *(f"changed: {line}" for line in changed),
         *([] if changed else ["nothing went in that is not the same"]),
         text,
+        told,
     ]
     return Suite(name, tuple(rows), tuple(facts), data={"changed": changed, "seeds": seeds})
+
+
+def _tolerance_told(tolerances: Tolerances, path: Path | None) -> str:
+    """What judged, in one line."""
+    default = tolerances.default
+    rest = "left out" if default is None else f"{default.rel * 100:g} % of the baseline"
+    if path is None:
+        return f"tolerance: {rest} for every metric, as no file of tolerances is given"
+    return f"tolerance: as {path} says; metrics that it does not list: {rest}"
 
 
 def changes(baseline: Json, new: Json) -> list[str]:
@@ -296,7 +314,8 @@ def _regimes(rule: Rule, before: Sequence[str], after: Sequence[str]) -> Row:
     missed = any(worse) if rule.direction != "same" else before != after
     got = " -> ".join(", ".join(dict.fromkeys(side)) for side in (before, after))
     numbers = _numbers(rule) | {"baseline": list(before), "new": list(after)}
-    return Row(str(rule.ask), rule.wanted, "missed" if missed else "kept", got, numbers=numbers)
+    note = "better" if not missed and list(before) != list(after) else ""
+    return Row(str(rule.ask), rule.wanted, "missed" if missed else "kept", got, note, numbers=numbers)
 
 
 def _numeric(rule: Rule, before: Sequence[float], after: Sequence[float], confidence: float) -> Row:

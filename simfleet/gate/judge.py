@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from math import sqrt
 from multiprocessing import get_context
+from operator import mul
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-from simfleet.document import Mark
-from simfleet.gate.metrics import Answer, Ask, Json, answer, fewest_samples, shown
+from simfleet.document import Mark, SpecError
+from simfleet.gate.metrics import MEAN_SAMPLES, Answer, Ask, Json, answer, fewest_samples, shown
 from simfleet.gate.targets import FEWEST_SEEDS, SIGNS, Gate, Level, Target, read_gate
 from simfleet.scenario import Scenario
 from simfleet.simulation import simulate
-from simfleet.terminal import SIMULATION_ERROR
+from simfleet.terminal import BAD_INPUT, SIMULATION_ERROR, counted, mistake
 
-State = Literal["kept", "missed", "cannot judge"]
+State = Literal["kept", "missed", "cannot judge", "bad input"]
 KEPT, MISSED, CANNOT_JUDGE = 0, 1, 3
+NO_MISTAKE = "to be without mistakes"
 NO_STEADY_STATE = ("overloaded", "nothing served")
 EXTREMES = ("max",)
 """Statistics of the worst moment of a run: the worst run counts, not only the mean of runs."""
@@ -49,6 +51,8 @@ class Row:
     @property
     def message(self) -> str:
         """The whole of it in one line."""
+        if self.state == "bad input":
+            return f"bad input: {self.note}"
         state = f"{self.state} (warning)" if self.level == "warn" and self.state != "kept" else self.state
         return f"{state}: {self.name}: wanted {self.wanted}, got {self.got}" + (f"; {self.note}" if self.note else "")
 
@@ -68,10 +72,12 @@ class Suite:
 
     @property
     def exit_code(self) -> int:
-        """0 kept, 1 missed, 3 cannot judge, 4 simulation error; rows at level `warn` do not count."""
+        """0 kept, 1 missed, 2 bad input, 3 cannot judge, 4 simulation error; rows at level `warn` do not count."""
         states = {row.state for row in self.rows if row.level == "error"}
         if self.broken:
             return SIMULATION_ERROR
+        if "bad input" in states:
+            return BAD_INPUT
         if "missed" in states:
             return MISSED
         return CANNOT_JUDGE if "cannot judge" in states or not self.rows else KEPT
@@ -99,7 +105,7 @@ def check(
     try:
         reports = reports_of(gate.scenario, range(number), workers)
     except Exception as error:
-        return broken(gate, error)
+        return broken(gate.name, error, gate.targets)
     return judged(gate, reports)
 
 
@@ -129,11 +135,19 @@ def _report(scenario: Scenario, seed: int) -> Json:
     return simulate(scenario, seed=seed, requests=False).summary
 
 
-def broken(gate: Gate, error: Exception) -> Suite:
-    """The answer where a run failed: nothing can be judged."""
-    message = f"{type(error).__name__}: {error}"
-    rows = [_row(target, "cannot judge", note="simulation error") for target in gate.targets]
-    return Suite(gate.name, tuple(rows), broken=message)
+def broken(name: str, error: Exception, targets: Sequence[Target] = ()) -> Suite:
+    """The answer where a run failed: none of the targets can be judged; without targets one row says so."""
+    rows = [_row(target, "cannot judge", note="simulation error") for target in targets]
+    rows = rows or [Row("simulation", "to end without an error", "cannot judge")]
+    return Suite(name, tuple(rows), broken=f"{type(error).__name__}: {error}")
+
+
+def refused(name: str, error: Exception) -> Suite:
+    """The answer where the input is wrong: a row for each problem, at its place."""
+    if not isinstance(error, SpecError):
+        return Suite(name, (Row("input", NO_MISTAKE, "bad input", note=mistake(error)),))
+    rows = [Row(p.path or "input", NO_MISTAKE, "bad input", note=str(p), mark=p.mark) for p in error.problems]
+    return Suite(name, tuple(rows))
 
 
 def judged(gate: Gate, reports: Sequence[Json]) -> Suite:
@@ -159,13 +173,18 @@ def judge(target: Target, reports: Sequence[Json], confidence: float) -> Row:
     """The verdict on one target, from independent runs.
 
     A limit from above is compared with the upper end of the interval of the mean, one from below with the lower end; for a `max`
-    with the worst run if that is worse. Words, `==` and `!=` must hold in every run.
+    with the worst run if that is worse. Words, `==` and `!=` must hold in every run. What cannot be judged is missed all the same where
+    it is `missed_in_any_case`.
     """
     answers = [answer(report, target.ask) for report in reports]
     seeds = [report["seed"] for report in reports]
     promised = target.limit if target.sign in (">=", ">") and isinstance(target.limit, float) else 0.0
     reason = cannot_judge(target.ask, reports, answers, promised)
     numbers = _numbers(target, seeds, answers)
+    if reason and missed_in_any_case(target, answers, confidence):
+        return _row(
+            target, "missed", _listed(target.ask, answers), f"missed in any case; {reason.partition(':')[0]}", numbers
+        )
     if reason:
         return _row(target, "cannot judge", _listed(target.ask, answers), reason, numbers)
     keeps = SIGNS[target.sign]
@@ -188,6 +207,43 @@ def judge(target: Target, reports: Sequence[Json], confidence: float) -> Row:
     return _row(target, "kept" if kept else "missed", spread(bounds, target.ask), note, numbers)
 
 
+def missed_in_any_case(target: Target, answers: Sequence[Answer], confidence: float) -> bool:
+    """Whether even the better end of the interval misses: then neither an overload nor a lack of samples can have made it look so.
+
+    An attainment has, besides the interval over runs, that of its requests counted together (Clopper-Pearson): a few of them can show
+    that 99 % is out of reach, and never that it is kept. Of a latency, too few samples show nothing.
+    """
+    values = [found.value for found in answers if found.value is not None]
+    keeps, ask = SIGNS[target.sign], target.ask
+    if len(values) < len(answers) or (ask.metric.dimension == "seconds" and _few(answers)):
+        return False
+    if target.sign in ("==", "!="):
+        return not all(keeps(value, target.limit) for value in values)
+    numbers = [float(value) for value in values]
+    ends = [interval(numbers, confidence)]
+    if ask.name.startswith("attainment"):
+        samples = [found.samples or 0 for found in answers]
+        ends.append(share_interval(sum(map(mul, numbers, samples)), sum(samples), confidence))
+    better = min(end.low for end in ends) if target.sign in ("<", "<=") else max(end.high for end in ends)
+    return not keeps(better, target.limit)
+
+
+def _few(answers: Sequence[Answer]) -> bool:
+    return any(found.samples is not None and found.samples < MEAN_SAMPLES for found in answers)
+
+
+def share_interval(successes: float, n: int, confidence: float) -> Interval:
+    """Clopper and Pearson's interval of a share (Biometrika 26, 1934): `successes` of n independent ones."""
+    from scipy.special import betaincinv  # noqa: PLC0415 - scipy takes long to import
+
+    if not n:
+        return Interval(0.5, 0.0, 1.0)
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
+    return Interval(successes / n, low, high)
+
+
 def cannot_judge(ask: Ask, reports: Sequence[Json], answers: Sequence[Answer], promised: float = 0.0) -> str:
     """Why these runs do not answer a question; "" where they do. `promised` is the least share that is asked for."""
     for report in reports if ask.name != "regime" else ():
@@ -198,9 +254,7 @@ def cannot_judge(ask: Ask, reports: Sequence[Json], answers: Sequence[Answer], p
         if needed == float("inf"):
             return "no number of samples shows 100 %; `== 100 %` asks it of the simulated requests alone"
         if found.samples is not None and found.samples < needed:
-            return (
-                f"{found.samples:,} samples with seed {report['seed']}, {needed:,.0f} are needed: a longer run has more"
-            )
+            return f"{counted(found.samples, 'sample')} with seed {report['seed']}, {needed:,.0f} are needed: a longer run has more"
         if found.value is None:
             return f"absent from the report with seed {report['seed']}"
     return ""

@@ -7,32 +7,44 @@ from xml.etree import ElementTree
 
 from simfleet.gate.judge import Row, State, Suite
 from simfleet.gate.metrics import Json
-from simfleet.terminal import SIMULATION_ERROR
+from simfleet.terminal import BAD_INPUT, SIMULATION_ERROR, counted
 
-ORDER: tuple[State, ...] = ("missed", "cannot judge", "kept")
-WORDS = {0: "kept", 1: "missed", 3: "cannot judge", SIMULATION_ERROR: "simulation error"}
+ORDER: tuple[State, ...] = ("bad input", "missed", "cannot judge", "kept")
+WORDS = {0: "kept", 1: "missed", BAD_INPUT: "bad input", 3: "cannot judge", SIMULATION_ERROR: "simulation error"}
 MOST_BYTES = 60_000
 """Of a Markdown summary; code hosts cut comments at 65,536."""
 LONGEST_CELL = 300
 
 
 def exit_code(suites: Sequence[Suite]) -> int:
-    """That of all: a simulation error before a miss, a miss before what cannot be judged."""
+    """That of all: bad input, then a simulation error before a miss, a miss before what cannot be judged."""
     codes = {suite.exit_code for suite in suites}
-    return next((code for code in (SIMULATION_ERROR, 1, 3) if code in codes), 0)
+    return next((code for code in (BAD_INPUT, SIMULATION_ERROR, 1, 3) if code in codes), 0)
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """What failed first, errors before warnings."""
-    return sorted(rows, key=lambda row: (ORDER.index(row.state), row.level != "error"))
+    """What failed first, errors before warnings; of what is kept, the rows that there is something to say about."""
+    return sorted(
+        rows, key=lambda row: (ORDER.index(row.state), row.level != "error", row.state == "kept" and not row.note)
+    )
+
+
+def _shown(suite: Suite, whole: bool) -> tuple[list[Row], str]:
+    """The rows of a table and the line below it: without `whole` those kept with nothing to say about them are only counted."""
+    rows = ordered(suite.rows)
+    if whole:
+        return rows, ""
+    shown = [row for row in rows if row.state != "kept" or row.note]
+    left_out = len(rows) - len(shown)
+    return shown, f"{counted(left_out, 'row')} kept within the tolerance, listed with --all" if left_out else ""
 
 
 def verdict(suite: Suite) -> str:
     """One line: name, verdict, how many of what."""
     if suite.broken:
         return f"{suite.name}: simulation error: {suite.broken}"
-    counted = {f"{state}": sum(row.state == state for row in suite.rows) for state in ORDER}
-    parts = ", ".join(f"{n} {state}" for state, n in counted.items() if n)
+    numbers = {state: sum(row.state == state for row in suite.rows) for state in ORDER}
+    parts = ", ".join(f"{n} {state}" for state, n in numbers.items() if n)
     return f"{suite.name}: {WORDS[suite.exit_code]} ({parts or 'nothing asked'})"
 
 
@@ -46,39 +58,41 @@ COLUMNS = ("", "target", "wanted", "got", "note")
 
 
 def _cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
-    return [(_state(row), row.name, row.wanted, row.got, row.note) for row in ordered(rows)]
+    return [(_state(row), row.name, row.wanted, row.got, row.note) for row in rows]
 
 
-def text(suites: Sequence[Suite]) -> str:
-    """Plain text, a table for each."""
-    return "\n\n".join("\n".join(_lines(suite)) for suite in suites) + "\n"
+def text(suites: Sequence[Suite], whole: bool = True) -> str:
+    """Plain text, a table for each; without `whole` kept rows are counted in one line."""
+    return "\n\n".join("\n".join(_lines(suite, whole)) for suite in suites) + "\n"
 
 
-def _lines(suite: Suite) -> list[str]:
+def _lines(suite: Suite, whole: bool) -> list[str]:
     lines = [verdict(suite), *suite.facts]
-    if suite.rows:
-        cells = [COLUMNS, *_cells(suite.rows)]
+    shown, more = _shown(suite, whole)
+    if shown:
+        cells = [COLUMNS, *_cells(shown)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
         lines += [
             "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         ]
-    return lines
+    return [*lines, *([f"  {more}"] if more else [])]
 
 
-def markdown(suites: Sequence[Suite], title: str = "Simulated service levels") -> str:
-    """Verdict first, then failed rows, then kept ones; below 64 kB, saying how many rows were left out."""
-    mark = {0: "✅", 1: "❌", 3: "❔", SIMULATION_ERROR: "💥"}
+def markdown(suites: Sequence[Suite], title: str = "Simulated service levels", whole: bool = True) -> str:
+    """Verdict first, then failed rows, then kept ones (without `whole` only their number); below 64 kB, saying how many rows were left out."""
+    mark = {0: "✅", 1: "❌", BAD_INPUT: "⛔", 3: "❔", SIMULATION_ERROR: "💥"}
     code = exit_code(suites)
     lines = [f"## {mark[code]} {title}: {WORDS[code]}", ""]
     lines += [f"- {mark[suite.exit_code]} {_inline(verdict(suite))}" for suite in suites]
     size, left_out = len("\n".join(lines).encode()), 0
     for suite in sorted(suites, key=lambda suite: suite.exit_code == 0):
         head = ["", f"### {_inline(suite.name)}", "", *(f"{_inline(fact)}  " for fact in suite.facts), ""]
-        if suite.rows:
+        shown, more = _shown(suite, whole)
+        if shown:
             head += [f"| {' | '.join(COLUMNS)} |", "|" + " --- |" * len(COLUMNS)]
-        rows = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in _cells(suite.rows)]
-        for part in ["\n".join(head), *rows]:
+        rows = [f"| {' | '.join(_inline(cell) for cell in row)} |" for row in _cells(shown)]
+        for part in ["\n".join(head), *rows, *([f"\n{more}"] if more else [])]:
             size += len(part.encode()) + 1
             if size > MOST_BYTES:
                 left_out += part.startswith("| ")
@@ -125,8 +139,8 @@ def _suite(suite: Suite) -> Json:
 def junit(suites: Sequence[Suite], name: str = "simfleet") -> str:
     """JUnit XML as Jenkins, GitLab and others read it: a test suite for each scenario, a test case for each target.
 
-    Missed is a failure, what cannot be judged an error; warnings are skipped with their message. There are no times in it, so that
-    the same answer is the same bytes.
+    Missed is a failure, what cannot be judged an error; warnings are skipped with their message. Bad input and a simulation error are
+    errors whatever the level. There are no times in it, so that the same answer is the same bytes.
     """
     root = ElementTree.Element("testsuites", name=name)
     for suite in suites:
@@ -148,12 +162,13 @@ def _case(parent: ElementTree.Element, suite: Suite, row: Row) -> str:
     case = ElementTree.SubElement(
         parent, "testcase", classname=_printable(suite.name), name=_printable(f"{row.name} {row.wanted}")
     )
-    kind = {"kept": "", "missed": "failure", "cannot judge": "error"}[row.state]
-    if kind and row.level == "warn":
+    kind = {"kept": "", "missed": "failure"}.get(row.state, "error")
+    if kind and row.level == "warn" and not suite.broken:
         kind = "skipped"
-    message = _printable(row.message if not suite.broken else f"simulation error: {suite.broken}")
+    message = _printable(f"simulation error: {suite.broken}" if suite.broken else row.message)
     if kind:
-        found = ElementTree.SubElement(case, kind, type=row.state, message=message)
+        ended = WORDS[SIMULATION_ERROR] if suite.broken else row.state
+        found = ElementTree.SubElement(case, kind, type=ended, message=message)
         found.text = f"{_printable(str(row.mark))}\n{message}" if row.mark.file else message
     else:
         ElementTree.SubElement(case, "system-out").text = message

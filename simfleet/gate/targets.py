@@ -39,14 +39,20 @@ class Sla(Spec):
     """An SLA file: targets for a scenario, and how they are judged."""
 
     scenario: str = Field("", description="Path from here, or a shipped name; left out: NAME.yaml beside NAME.sla.yaml")
-    variant: str | None = None
-    overrides: dict[str, Any] = Field({}, alias="set", description="Dotted path -> value, laid over the scenario")
-    sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{8,64}$", description="Of the scenario with its profiles; another one cannot be judged"
+    variant: str | None = Field(None, description="One of the scenario's variants")
+    overrides: dict[str, Any] = Field(
+        {}, alias="set", description="Dotted path, such as pools.chat.replicas -> value, laid over the scenario"
     )
-    seeds: int = Field(SEEDS, ge=FEWEST_SEEDS, le=1000, description="Repetitions, from seed 0")
-    confidence: Confidence = Field(CONFIDENCE, description="Of the interval whose worse side is judged")
-    targets: Targets = Field(min_length=1)
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{8,64}$",
+        description="First digits, at least 8, of the scenario's hash as `simfleet check` prints it; another scenario cannot be judged",
+    )
+    seeds: int = Field(SEEDS, ge=FEWEST_SEEDS, le=1000, description="Repetitions: seeds 0, 1, 2, ...")
+    confidence: Confidence = Field(CONFIDENCE, description="Of the interval over the seeds, whose worse side is judged")
+    targets: Targets = Field(
+        min_length=1, description="Metric with tags, such as ttft{class=chat} -> what is wanted, such as p95 <= 1 s"
+    )
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,9 @@ WHOLE = {
     ],
     "Cost": [
         Metric("$ in all", "cost.usd_total", number, -1),
-        Metric("$ per Mtok in", "cost.usd_per_mtok_input", number, -1),
-        Metric("$ per Mtok out", "cost.usd_per_mtok_output", number, -1),
-        Metric("$ per Mtok, in and out", "cost.usd_per_mtok_total", number, -1),
+        Metric("$/Mtok in", "cost.usd_per_mtok_input", number, -1),
+        Metric("$/Mtok out", "cost.usd_per_mtok_output", number, -1),
+        Metric("$/Mtok in+out", "cost.usd_per_mtok_total", number, -1),
         Metric("$ per request", "cost.usd_per_request", number, -1),
     ],
 }  # fmt: skip
@@ -81,7 +81,7 @@ CLASS = [
     ),
     Metric("good requests per second", "goodput.goodput_rps", number, 1),
     Metric("J per output token at the meter", "energy.joules_per_output_token.facility", number, -1),
-    Metric("$ per Mtok out", "cost.usd_per_mtok_output", number, -1),
+    Metric("$/Mtok out", "cost.usd_per_mtok_output", number, -1),
 ]  # fmt: skip
 POOL = [
     Metric("busy", "utilisation", percent),
@@ -91,7 +91,7 @@ POOL = [
     Metric("output tokens per second", "throughput.output_tok_s", number, 1),
     Metric("mean W of the accelerators", "energy.mean_accelerator_w", number),
     Metric("J per output token at the meter", "energy.joules_per_output_token.facility", number, -1),
-    Metric("$ per Mtok out", "cost.usd_per_mtok_output", number, -1),
+    Metric("$/Mtok out", "cost.usd_per_mtok_output", number, -1),
 ]
 RUN_INPUTS = {
     "scenario": "scenario.name", "scenario and profiles (sha256)": "scenario.sha256", "arrivals end [s]": "scenario.horizon_s",

@@ -64,7 +64,7 @@ def tiles(report: Json) -> list[Tile]:
     return [
         _verdict(report),
         Tile("First token", *_parts(seconds(felt["ttft_s"]["p95"])), f"p95; token {seconds(felt['tpot_s']['p95'])}, whole answer {seconds(felt['e2e_s']['p95'])}"),
-        Tile("Cost per Mtok out", f"${number(money['usd_per_mtok_output'])}", "", f"${number(money['usd_per_mtok_input'])} per Mtok in, ${number(money['usd_total'])} in all"),
+        Tile("$/Mtok out", f"${number(money['usd_per_mtok_output'])}", "", f"{number(money['usd_per_mtok_input'])} $/Mtok in, {number(money['usd_per_mtok_total'])} $/Mtok in+out, ${number(money['usd_total'])} in all"),
         Tile("Energy per token out", number(per_token["facility"]), "J", f"at the meter; {number(per_token['accelerator'])} at the accelerators"),
         Tile("Power", *_parts(_watts(used["mean_facility_w"])), f"at the meter; {_watts(used['peak_facility_w'])} at its peak"),
         Tile("Throughput", number(rate["output_tok_s"]), "tok/s out", f"{number(rate['output_tok_s_per_device'])} per device of {devices:,}"),

@@ -56,6 +56,7 @@ CAUSED = [
     Column("g CO2e/request", "operational emissions / completed requests", "energy.grams_co2e_per_request"),
     Column("$/Mtok in", "dollars that new prompt tokens caused / those tokens", "cost.usd_per_mtok_input"),
     Column("$/Mtok out", "dollars that answers caused / output tokens", "cost.usd_per_mtok_output"),
+    Column("$/Mtok in+out", "all dollars / (input + output tokens)", "cost.usd_per_mtok_total"),
     Column("$/request", "all dollars / completed requests", "cost.usd_per_request"),
 ]
 CLASS = [

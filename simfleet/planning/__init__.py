@@ -1,1 +1,1 @@
-"""Answers for planners: sweeps over many scenarios, and the cheapest fleet that keeps every target."""
+"""How many of which: the cheapest fleet that keeps every target."""

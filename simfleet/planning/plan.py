@@ -1,301 +1,26 @@
 """The cheapest fleet that keeps every target: candidates screened, the likely ones simulated, ranked by dollars."""
 
-import json
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import dataclass, field
-from math import ceil, inf, sqrt
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
-import numpy as np
-from numpy.typing import NDArray
-
-from simfleet.document import Document, SpecError
+from simfleet.gate.judge import Row
+from simfleet.gate.metrics import groups_of
+from simfleet.gate.targets import expressions
 from simfleet.library import Library
-from simfleet.planning import frontier
-from simfleet.planning.frontier import Json, Moved, Point
-from simfleet.planning.screen import (
-    Candidate,
-    Demand,
-    candidates,
-    classes_of,
-    demand,
-    grid_of,
-    pool_name,
-    settings,
-    wrong,
-)
-from simfleet.records import Status
-from simfleet.report.metrics import targets_met
-from simfleet.result import Result
-from simfleet.scenario import Scenario, load
-from simfleet.sensitivity.edits import edited, faster
-from simfleet.simulation import simulate
-from simfleet.terminal import SIMULATION_ERROR, bad_input, overrides_option, pairs, paths_option, stop, variant_option
+from simfleet.planning import frontier, screen
+from simfleet.planning.candidates import Candidate, candidates, classes_of, grid_of, pool_name, settings, wrong
+from simfleet.planning.demand import Demand, demand
+from simfleet.planning.frontier import Moved, Point
+from simfleet.planning.search import Json, Search, Settled, Tried, missed, pool_of, usd_per_hour
+from simfleet.scenario import Scenario
+from simfleet.sensitivity.edits import faster
 
 GROWTH = 1.3
 """The traffic of the growth line."""
-AT_MOST = 6
-"""Devices that are simulated where none are named, besides the scenario's own."""
-FURTHEST = 4
-"""Most replicas that are tried, in guesses."""
-BATCHES, Z = 20, 1.96
-"""Parts of a run whose scatter says how far attainment is by chance; intervals are of 95 %."""
-BROKEN = ("overloaded", "nothing served")
-"""Regimes in which a fleet keeps nothing, whatever its share of good requests was so far."""
-
-# -- one number of replicas -----------------------------------------------------------------------------------------------
-
-
-class Share(NamedTuple):
-    """Requests of a class that met every target / all that are judged, its 95 % interval, and the wanted share [1]."""
-
-    value: float
-    low: float
-    high: float
-    target: float
-
-    @property
-    def margin(self) -> float:
-        """How far above the target, as a share of what may be missed."""
-        return (self.value - self.target) / max(1 - self.target, 1e-9)
-
-
-def share(parts: Sequence[NDArray[np.bool_]], target: float) -> Share:
-    """The share over all `parts` (one per seed, in order of arrival) with Wilson's interval for as many requests as are independent.
-
-    Requests in one queue miss together: n is divided by how much further the means of BATCHES parts of each run scatter than those of
-    independent requests would, and by no less than 1.
-    """
-    n, met = sum(map(len, parts)), sum(int(part.sum()) for part in parts)
-    if not n:
-        return Share(0.0, 0.0, 1.0, target)
-    p = met / n
-    means = [(len(chunk), chunk.mean()) for part in parts for chunk in np.array_split(part, BATCHES) if len(chunk)]
-    scatter = sum(size * (mean - p) ** 2 for size, mean in means) / max(len(means) - 1, 1)
-    independent = n / max(scatter / (p * (1 - p)), 1.0) if 0 < met < n else n
-    return Share(p, *wilson(p, independent), target)
-
-
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share p of n independent trials."""
-    middle, half, whole = p + Z * Z / (2 * n), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)), 1 + Z * Z / n
-    return max((middle - half) / whole, 0.0), min((middle + half) / whole, 1.0)
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One number of replicas, simulated under every seed: shares by class, and the reports; `why` where it could not be built."""
-
-    replicas: int
-    shares: dict[str, Share] = field(default_factory=dict)
-    reports: tuple[Json, ...] = ()
-    why: str = ""
-
-    @property
-    def kept(self) -> bool:
-        """Whether every class reached its target, and no run fell behind for good."""
-        sound = all(report["regime"] not in BROKEN for report in self.reports)
-        return bool(self.reports) and sound and all(part.value >= part.target for part in self.shares.values())
-
-    @property
-    def worst(self) -> str:
-        """The class nearest to its target, or furthest below."""
-        return min(self.shares, key=lambda name: self.shares[name].margin)
-
-    def mean(self, of: Callable[[Json], float | None]) -> float | None:
-        """The mean of a number over the reports, None where one has none."""
-        values = [of(report) for report in self.reports]
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
-
-
-@dataclass(frozen=True)
-class Task:
-    """Where to search: a scenario and its pool, classes to keep, the first guess, the most replicas, and a factor on all traffic."""
-
-    scenario: Scenario
-    pool: str
-    seeds: tuple[int, ...]
-    classes: tuple[str, ...]
-    guess: int
-    most: int
-    traffic: float = 1.0
-
-
-def attempt(task: Task, replicas: int) -> Tried:
-    """Simulate a number of replicas under every seed, over the whole scenario and with its own routing."""
-    try:
-        scenario = task.scenario.replace(f"pools.{task.pool}.replicas", replicas)
-    except SpecError as error:
-        return Tried(replicas, why=error.problems[0].message)
-    edits = [(i, faster(stream, task.traffic)) for i, stream in enumerate(scenario.workload.streams)]
-    if task.traffic != 1.0:
-        scenario = edited(scenario, [(("workload", "streams", i, *e[0]), e[1]) for i, e in edits if e is not None])
-    results = [simulate(scenario, seed, requests=False) for seed in task.seeds]
-    goals = {name: scenario.workload.classes[name].target for name in task.classes}
-    shares = {name: share([_met(result, name) for result in results], target) for name, target in goals.items()}
-    return Tried(replicas, shares, tuple(result.summary for result in results))
-
-
-def _met(result: Result, name: str) -> NDArray[np.bool_]:
-    """For the judged requests of a class, in order of arrival, whether each met its targets."""
-    run = result.run
-    judged = run.measured & run.in_class(name) & (run.requests["status"] != Status.IN_FLIGHT)
-    met: NDArray[np.bool_] = targets_met(run)["all"][judged]
-    return met
-
-
-# -- the fewest replicas --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Settled:
-    """The fewest replicas that keep the targets, None where no number up to the most does; and all that were tried."""
-
-    fewest: int | None
-    tried: dict[int, Tried]
-
-    @property
-    def best(self) -> Tried | None:
-        return None if self.fewest is None else self.tried[self.fewest]
-
-    def why(self, limit: float) -> str:
-        """Why there is no answer, by the most replicas that were tried; `limit` is the cheapest fleet's cost, if that stopped it [$/h]."""
-        unbuilt = [part for part in self.tried.values() if part.why]
-        last = max((part for part in self.tried.values() if part.reports), key=lambda part: part.replicas, default=None)
-        if unbuilt:
-            return f"power cap: {unbuilt[-1].replicas} replicas: {unbuilt[-1].why}"
-        if last is None:
-            return "not tried"
-        part, word = last.shares[last.worst], "replica" if last.replicas == 1 else "replicas"
-        if limit < inf:
-            return f"dearer than ${limit:.3g}/h, which buys {last.replicas} {word}: {part.value:.2%} of `{last.worst}`"
-        return f"SLO missed: {part.value:.2%} of `{last.worst}` with {last.replicas} {word}"
-
-
-def settle(task: Task, tried: dict[int, Tried]) -> Settled:
-    """Search from the guess in steps that double, then by halves, until n keeps the targets and n - 1, simulated too, does not.
-
-    tried -- what is known already
-
-    Under common random numbers attainment rises with replicas but for chance. Where it does not, this finds one of the numbers that keep
-    the targets while the next lower one does not; fewer still are not looked for.
-    """
-    tried = dict(tried)
-
-    def keeps(replicas: int) -> bool:
-        if replicas not in tried:
-            tried[replicas] = attempt(task, replicas)
-        return tried[replicas].kept
-
-    missed, kept, most, step = 0, 0, task.most, 1
-    here = min(max(task.guess, 1), most)
-    while not kept and missed < most:
-        if keeps(here):
-            kept = here
-        elif tried[here].why:  # a power limit leaves too little for so many
-            most = here - 1
-            here = (missed + most + 1) // 2
-        else:
-            missed = here
-            here, step = min(here + step, most), 2 * step
-    step = 1
-    while kept - missed > 1:
-        here = (kept + missed) // 2 if missed else max(kept - step, 1)
-        kept, missed = (here, missed) if keeps(here) else (kept, here)
-        step *= 2
-    return Settled(kept or None, tried)
-
-
-class Search:
-    """Settles candidates, several at once with an executor. What it does depends on its arguments alone, never on who ends first."""
-
-    def __init__(
-        self, pool: str, seeds: tuple[int, ...], classes: tuple[str, ...], executor: Executor | None, progress: Callable[[str], None]
-    ) -> None:  # fmt: skip
-        self.settled: dict[int, Settled] = {}  # by the candidate's place in its list
-        self.limits: dict[int, float] = {}  # of those that were searched only as far as they were cheaper
-        self.simulations = 0
-        self._pool, self.seeds, self._classes, self._progress = pool, seeds, classes, progress
-        self._map: Callable[..., Iterable[Any]] = executor.map if executor is not None else map
-
-    def task(self, candidate: Candidate, most: int | None = None, traffic: float = 1.0) -> Task:
-        """The search of a candidate."""
-        assert candidate.scenario is not None  # those that are ruled out are not searched
-        guess = ceil(candidate.guess * traffic)
-        most = FURTHEST * guess if most is None else min(most, FURTHEST * guess)
-        return Task(candidate.scenario, self._pool, self.seeds, self._classes, guess, most, traffic)
-
-    def run(self, tasks: Sequence[Task], pairs: bool = True) -> list[Settled]:
-        """Settle tasks side by side; with `pairs` the guess and one fewer at once, which mostly decide."""
-        known: list[dict[int, Tried]] = [{} for _ in tasks]
-        firsts = [
-            (i, n) for i, task in enumerate(tasks) for n in (task.guess, task.guess - 1) if 0 < n <= task.most and pairs
-        ]
-        done = self._map(attempt, [tasks[i] for i, _ in firsts], [n for _, n in firsts])
-        for (i, n), tried in zip(firsts, done, strict=True):
-            known[i][n] = tried
-            self._progress(_line(tasks[i], tried))
-        found = list(self._map(settle, tasks, known))
-        self.simulations += len(self.seeds) * sum(bool(part.reports) for each in found for part in each.tried.values())
-        return found
-
-    def search(self, found: Sequence[Candidate], own: str | None) -> None:
-        """The likeliest candidate of every device; then those that may be cheaper than it, or than the cheapest of all.
-
-        own -- the scenario's device, of whose rivals AT_MOST are searched; None: all are
-        """
-        open_ = {i: each for i, each in enumerate(found) if each.scenario is not None}
-        leads: dict[str, int] = {}
-        for i in sorted(open_, key=lambda i: (open_[i].guess * open_[i].usd_per_hour, i)):
-            leads.setdefault(open_[i].device, i)
-        chosen = [
-            i for place, (device, i) in enumerate(leads.items()) if own is None or place < AT_MOST or device == own
-        ]
-        self.settled = dict(zip(chosen, self.run([self.task(open_[i]) for i in chosen]), strict=True))
-        cost = {open_[i].device: self._usd(open_[i], each) for i, each in self.settled.items()}
-        lowest = min(cost.values(), default=inf)
-        rivals: dict[int, Task] = {}
-        for i, each in open_.items():
-            theirs = cost.get(each.device, lowest)
-            limit = theirs if each.guess * each.usd_per_hour < theirs else lowest
-            most = FURTHEST * each.guess if limit == inf else ceil(limit / each.usd_per_hour) - 1
-            if i not in self.settled and each.least <= most:
-                rivals[i], self.limits[i] = self.task(each, most), limit
-        self.settled |= dict(zip(rivals, self.run([*rivals.values()], pairs=False), strict=True))
-
-    def _usd(self, candidate: Candidate, settled: Settled) -> float:
-        return (
-            inf
-            if settled.best is None
-            else usd_per_hour(settled.best, self._pool) or settled.best.replicas * candidate.usd_per_hour
-        )
-
-
-def _line(task: Task, tried: Tried) -> str:
-    pool = task.scenario.pools[task.pool]
-    outcome = tried.why or f"{tried.shares[tried.worst].value:.2%} of `{tried.worst}`"
-    return f"{tried.replicas} x {pool.parallel.devices} {pool.profile.name}: {outcome}"
-
-
-def usd_per_hour(tried: Tried, pool: str) -> float | None:
-    """What a pool costs in an hour, metered electricity with it [$/h]."""
-    return tried.mean(lambda report: pool_of(report, pool)["cost"]["usd_total"] / report["duration_s"] * 3600)
-
-
-def pool_of(report: Json, name: str) -> Json:
-    """The part of a report that is about a pool."""
-    found: Json = next(pool for pool in report["pools"] if pool["name"] == name)
-    return found
-
-
-# -- the answer -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -321,13 +46,30 @@ class Fleet:
         """Of the planned pool, metered electricity with it [$/h]."""
         return usd_per_hour(self.tried, self.pool) or 0.0
 
+    @property
+    def unjudged(self) -> list[Row]:
+        """The scenario's targets that these runs cannot answer, warnings left out."""
+        rows = [*self.tried.targets, *self.tried.budgets]
+        return [row for row in rows if row.state == "cannot judge" and row.level == "error"]
+
+    @property
+    def _binds(self) -> str | None:
+        """What one replica fewer misses: the target within a class's that it reaches least, or else a target of the scenario."""
+        fewer = self._fewer or self.tried
+        reached = all(part.value >= part.target for part in fewer.shares.values())
+        short = missed(fewer.targets) if reached else []
+        binds: str | None = short[0].name if short else _class(fewer.reports[0], fewer.worst)["attainment"]["binds"]
+        return binds
+
+    @property
+    def _fewer(self) -> Tried | None:
+        return self.one_fewer if self.one_fewer is not None and self.one_fewer.reports else None
+
     def as_json(self) -> Json:
         """Plain data; means over seeds, peaks the highest."""
         tried, name = self.tried, self.tried.worst
         pools = [pool_of(report, self.pool) for report in tried.reports]
-        fewer = self.one_fewer if self.one_fewer is not None and self.one_fewer.reports else None
-        short = (fewer or tried).reports[0]
-        of_class = {group["name"]: group for group in short["classes"]}[(fewer or tried).worst]
+        fewer = self._fewer
 
         def p95(key: str) -> float | None:
             return tried.mean(lambda report: _class(report, name)["latency"][key]["p95"])
@@ -343,12 +85,18 @@ class Fleet:
             "joules_per_output_token": of("energy", "joules_per_output_token", "facility"),
             "joules_estimated": any(pool["energy"]["facility_range_j"] is not None for pool in pools),
             "peak_facility_w": max((pool["energy"]["peak_facility_w"] or 0.0 for pool in pools), default=0.0),
-            "binds": {"target": of_class["attainment"]["binds"], "device": pools[0]["binds"]},
+            "binds": {"target": self._binds, "device": pools[0]["binds"]},
             "regime": tried.reports[0]["regime"],
             "validity": [line for line in tried.reports[0]["validity"] if line.startswith(f"{self.pool}: ")],
             "estimates": len(tried.reports[0]["assumptions"]),
             "one_fewer": None if fewer is None else {key: part._asdict() for key, part in fewer.shares.items()},
+            "one_fewer_misses": [] if fewer is None else [_row(row) for row in missed((*fewer.targets, *fewer.budgets))],
+            "targets": [_row(row) for row in (*tried.targets, *tried.budgets)],
         }  # fmt: skip
+
+
+def _row(row: Row) -> Json:
+    return {key: getattr(row, key) for key in ("name", "wanted", "level", "state", "got", "note")}
 
 
 def _class(report: Json, name: str) -> Json:
@@ -403,7 +151,7 @@ class Plan:
 
     def text(self, show_frontier: bool = False, asked: str | None = None) -> str:
         """One screen of plain text, with `show_frontier` its table below; `asked` is how the command line calls the scenario."""
-        return frontier.text(self.as_json(), show_frontier, asked or self.scenario)
+        return screen.text(self.as_json(), show_frontier, asked or self.scenario)
 
     def plot(self, axes: Any = None) -> Any:
         """The frontier, into two axes or those of a new figure; returns them."""
@@ -414,10 +162,10 @@ class Plan:
         frontier.save(self.frontier, Path(folder), self.facts["tpot_s"])
 
     def __repr__(self) -> str:
-        return f"<Plan {frontier.verdict(self.as_json())}>"
+        return f"<Plan {screen.verdict(self.as_json())}>"
 
     def _repr_html_(self) -> str:
-        return frontier.html(self.as_json())
+        return screen.html(self.as_json())
 
 
 def plan(
@@ -425,7 +173,8 @@ def plan(
     price: Mapping[str, float] | None = None, seeds: Sequence[int] = (0,), executor: Executor | None = None,
     progress: Callable[[str], None] | None = None, library: Library | None = None,
 ) -> Plan:  # fmt: skip
-    """The cheapest fleet for one pool of `scenario` that keeps the targets of all classes that its model serves.
+    """The cheapest fleet for one pool of `scenario` that keeps the service levels of all classes that its model serves, and the
+    scenario's own `targets`, warnings left out.
 
     over     -- dotted path -> values to combine, such as {"pools.chat.precision": ["bf16", "fp8"]}, beside 1, 2, 4, 8, 16 devices a replica
     pool     -- whose replicas are looked for; may be left out where there is one
@@ -435,22 +184,24 @@ def plan(
     executor -- where to simulate, such as a ProcessPoolExecutor; None: here, one by one. The answer is the same
     progress -- called with a line of text now and then
 
-    Raises SpecError for an unknown pool or path and where no class has targets, LookupError for an unknown device.
+    Raises SpecError for an unknown pool or path, where no class has targets, and for targets that are none; LookupError for an unknown
+    device.
     """
     library, name = library or Library(), pool_name(scenario, pool)
     mine, classes = scenario.pools[name], classes_of(scenario, name)
+    targets = expressions(scenario.document, scenario.targets, groups_of(scenario))
     grid, named = grid_of(scenario, name, over or {}, device, price or {}, library)
     asked = demand(scenario, name, seeds[0])
     if not asked.users and not asked.peak:
         raise wrong(scenario, ("workload",), f"expected requests for `{mine.network.name}`, got none")
     found = candidates(scenario, name, asked, grid, price or {})
-    search = Search(name, tuple(seeds), classes, executor, progress or (lambda line: None))
+    search = Search(name, tuple(seeds), classes, targets, executor, progress or (lambda line: None))
     search.search(found, None if named else mine.profile.name)
     ranked = _ranked(scenario, found, search.settled, name)
     growth, moved = _beyond(search, found[ranked[0][0]], ranked[0][1], asked) if ranked else (None, [])
     goals = {key: scenario.workload.classes[key].model_dump() for key in classes}
     facts = {
-        "model": mine.network.name, "goals": goals, "tpot_s": min((g["tpot"] for g in goals.values() if g["tpot"]), default=None),
+        "model": mine.network.name, "goals": goals, "targets": [str(target) for target in targets if target.level == "error"], "tpot_s": min((g["tpot"] for g in goals.values() if g["tpot"]), default=None),
         "seeds": list(seeds), "horizon_s": scenario.horizon, "routing": scenario.routing.kind, "precision": mine.precision._asdict(),
         "demand": {"rate_per_s": asked.rate, "peak_per_s": asked.peak, "users": asked.users, "input_tokens": asked.prompt, "output_tokens": asked.answer},
         "over": {path: list(values) for path, values in grid.items()},
@@ -517,7 +268,11 @@ def _left(found: Sequence[Candidate], search: Search, ranked: set[str]) -> list[
     left = []
     for device in dict.fromkeys(each.device for each in found if each.device not in ranked):
         mine = {i: each for i, each in enumerate(found) if each.device == device}
-        tried = [search.settled[i].why(search.limits.get(i, inf)) for i in mine if i in search.settled]
+        tried = [
+            search.settled[i].why(search.limits.get(i, inf), each.scenario.pools[search.pool].parallel.devices)
+            for i, each in mine.items()
+            if i in search.settled and each.scenario is not None
+        ]
         built = [each.least * each.usd_per_hour for each in mine.values() if each.scenario is not None]
         if tried:
             left.append(Left(device, tried[-1]))
@@ -529,89 +284,3 @@ def _left(found: Sequence[Candidate], search: Search, ranked: set[str]) -> list[
             )
             left.append(Left(device, near.why))
     return left
-
-
-# -- the command ----------------------------------------------------------------------------------------------------------
-
-
-@click.command("plan")
-@click.argument("scenario")
-@click.option(
-    "--over",
-    multiple=True,
-    metavar="PATH=V1,V2",
-    help="Values to combine, such as pools.chat.precision=bf16,fp8; repeatable.",
-)
-@click.option("--pool", help="Whose replicas are looked for; may be left out where there is one.")
-@click.option("--device", help="Names with commas between; left out: the likeliest of all that have a price.")
-@click.option("--price", multiple=True, metavar="DEVICE=USD", help="Your rent of a device per hour; repeatable.")
-@click.option(
-    "--seeds",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Simulations of each fleet: seeds 0, 1, ...",
-)
-@overrides_option
-@variant_option
-@paths_option
-@click.option(
-    "--frontier",
-    "show",
-    is_flag=True,
-    help="Print the table of speed for each user against speed per device and dollars.",
-)
-@click.option(
-    "--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for frontier.png and .svg."
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; left out, as many as there are processors.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(
-    scenario: str, over: tuple[str, ...], pool: str | None, device: str | None, price: tuple[str, ...], seeds: int,
-    overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...], show: bool, folder: Path | None, workers: int | None, form: str,
-) -> None:  # fmt: skip
-    """The cheapest fleet that keeps the targets of SCENARIO's classes: device, devices per replica, replicas, each one simulated."""
-    with bad_input():
-        spec, library = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths), Library(paths)
-        grid, prices = {path: _values(path, text) for path, text in pairs(over)}, _prices(price, library)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    names = device.split(",") if device else []
-    given = [("--set", each) for each in overrides] + [("--path", str(each)) for each in paths]
-    asked = shlex.join(
-        [scenario, *(["--variant", variant] if variant else []), *(word for pair in given for word in pair)]
-    )
-    try:
-        with ProcessPoolExecutor(workers or os.cpu_count()) as executor:
-            found = plan(spec, grid, pool, names, prices, range(seeds), executor, _progress(), library)
-    except (SpecError, LookupError) as error:
-        with bad_input():
-            raise error
-    except Exception as error:  # scripts tell a broken run from bad input by its exit code
-        stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
-    if folder is not None:
-        with bad_input():
-            found.save(folder)
-    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text(show, asked))
-    raise SystemExit(0 if found.best is not None else 1)
-
-
-def _values(path: str, text: str) -> list[Any]:
-    """`4,8,16` as a YAML list."""
-    values: list[Any] = Document.from_text(f"values: [{text}]", "--over").data["values"]
-    return values
-
-
-def _prices(given: Iterable[str], library: Library) -> dict[str, float]:
-    found = {}
-    for name, text in pairs(tuple(given)):
-        try:
-            found[library.path("hardware_profiles", name).stem] = float(text.removeprefix("$").removesuffix("/h"))
-        except ValueError:
-            raise ValueError(f"--price {name}: expected dollars per hour such as 2.50, got `{text}`") from None
-    return found
-
-
-def _progress() -> Callable[[str], None] | None:
-    """Lines on a terminal only."""
-    return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else None

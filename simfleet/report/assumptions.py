@@ -6,6 +6,7 @@ from simfleet.hardware.operators import PARTS, SIXTEEN_BITS
 from simfleet.hardware.profile import estimates
 from simfleet.pool import Pool
 from simfleet.run import Run
+from simfleet.terminal import counted
 
 
 def assumptions(run: Run) -> list[str]:
@@ -29,12 +30,12 @@ def assumptions(run: Run) -> list[str]:
         if beyond:
             longest = f"{stream.model.max_context:,} tokens that {stream.model.name} was made for"
             found[
-                f"stream {stream.name}: {beyond:,} requests are longer than the {longest}, and were served all the same"
+                f"stream {stream.name}: {counted(beyond, 'request')} longer than the {longest}, served all the same"
             ] = None
         trace = stream.trace
         if trace is not None and trace.dropped:
             found[
-                f"stream {stream.name}: {len(trace.dropped)} bad rows of {PurePath(trace.file).name} were left out"
+                f"stream {stream.name}: {counted(len(trace.dropped), 'bad row')} of {PurePath(trace.file).name} left out"
             ] = None
     return list(found)
 

@@ -5,6 +5,8 @@ from math import floor, log10
 from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
+from simfleet.terminal import counted
+
 Json = dict[str, Any]
 PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
 TARGETS = ("ttft_s", "tpot_s", "e2e_s")
@@ -65,7 +67,7 @@ def headline(report: Json) -> list[str]:
     return [
         f"{report['scenario']['name']}: {report['scenario']['description']}".rstrip(": "),
         f"regime: {report['regime']} | {seconds(report['duration_s'])} simulated, seed {report['seed']}",
-        f"{asked['arrived']:,} requests: {asked['completed']:,} completed" + (f", {ends}" if ends else ""),
+        f"{counted(asked['arrived'], 'request')}: {asked['completed']:,} completed" + (f", {ends}" if ends else ""),
         f"{number(rate['output_tok_s'])} output tok/s, {number(rate['input_tok_s'])} input tok/s, "
         f"{number(rate['output_tok_s_per_device'])} output tok/s per device",
     ]
@@ -148,7 +150,7 @@ def _energy(report: Json) -> Table:
         f"Energy ({_kilowatts(used['mean_facility_w'])} kW at the meter, {_kilowatts(used['peak_facility_w'])} at its peak, "
         f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
     )
-    note = "J/tok out counts all joules; prompt and answer joules are its parts, and add up to the whole"
+    note = "J, g and L per token out count everything; prompt and answer joules are the parts of the whole"
     return Table(heading, columns, rows, [note])
 
 
@@ -162,10 +164,11 @@ def _cost(report: Json) -> Table:
     row = [number(money[f"usd_per_mtok_{name}"]) for name in ("input", "output", "total")]
     return Table(
         f"Cost (${number(money['usd_total'])})",
-        ("", "$/Mtok input", "$/Mtok output", "$/Mtok all", "$/1000 requests", "Mtok/$"),
+        ("", "$/Mtok in", "$/Mtok out", "$/Mtok in+out", "$/1000 requests", "Mtok/$"),
         [["", *row, number(money["usd_per_request"] and money["usd_per_request"] * 1e3),
           number(money["tokens_per_usd"] and money["tokens_per_usd"] / 1e6)]],
-        [f"paid: {dollars(money['lines_usd'])}", f"spent: {dollars({words: money['spent_usd'][name] for name, words in spent.items()})}"],
+        ["$/Mtok in and out: dollars of prompts and answers over their own tokens; in+out: all over all",
+         f"paid: {dollars(money['lines_usd'])}; spent: {dollars({words: money['spent_usd'][name] for name, words in spent.items()})}"],
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from simfleet.hardware.profile import Validity
 from simfleet.pool import Pool
 from simfleet.run import Run
+from simfleet.terminal import counted
 
 ESTIMATE_FACTOR = 1.5
 """How far times may be off, either way, where a device's step constants are its class's (docs/hardware.md)."""
@@ -74,16 +75,14 @@ def _range(run: Run, number: int, pool: Pool) -> str:
 
 def _beyond(run: Run, number: int, pool: Pool, entry: Validity) -> list[str]:
     """In what a pool goes beyond the runs of an entry."""
-    ledger, requests = run.records.pools[number], run.requests
-    mine = requests["pool"] == number
-    names = requests.dtype.names or ()
-    prompts = requests["input_tokens"][mine] if "input_tokens" in names else np.zeros(int(mine.sum()))
-    longest = int((prompts + requests["output_tokens"][mine]).max(initial=0))
+    ledger = run.records.pools[number]
+    longest = max((account.longest for account in run.records.accounts if account.pool == number), default=0)
     rows = ledger.output_tokens / max(ledger.iterations, 1)
     found = {
         f"model {pool.network.name}": pool.network.name not in entry.models,
-        f"{pool.parallel.devices} devices a replica (compared: {entry.devices})": pool.parallel.devices > entry.devices,
-        f"{rows:.0f} sequences a step (compared: {entry.sequences})": rows > entry.sequences,
+        f"{counted(pool.parallel.devices, 'device')} a replica (compared: {entry.devices})": pool.parallel.devices
+        > entry.devices,
+        f"{counted(round(rows), 'sequence')} a step (compared: {entry.sequences})": rows > entry.sequences,
         f"{longest:,} tokens (compared: {entry.context:,})": longest > entry.context,
     }
     return [what for what, is_beyond in found.items() if is_beyond]

@@ -16,8 +16,9 @@ from simfleet.scenario import Scenario
 from simfleet.sensitivity.edits import Edit, edited
 from simfleet.sensitivity.inputs import Books, Input, inputs
 from simfleet.simulation import simulate
+from simfleet.terminal import counted
 
-UNITS = {"energy": "J per output token", "cost": "$ per million tokens"}
+UNITS = {"energy": "J per output token", "cost": "$/Mtok in+out"}
 BOUNDARIES = {
     "energy": "facility: at the meter, with servers, cooling and time without work",
     "rent": "rent: servers, network, space and electricity in the price",
@@ -80,7 +81,7 @@ class Explained:
         hidden = self.rows[len(table) - 1 :]
         lines = [
             f"{self.scenario}: {_with_unit(self.answer, self.unit)} ({self.boundary})",
-            f"{len(self.rows)} assumptions moved one at a time, {self.simulations} simulations, seed {self.seed}",
+            f"{counted(len(self.rows), 'assumption')} moved one at a time, {counted(self.simulations, 'simulation')}, seed {self.seed}",
             "",
             *_aligned(table),
         ]

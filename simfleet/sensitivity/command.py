@@ -13,6 +13,7 @@ from simfleet.sensitivity.answers import explain, simulations
 from simfleet.terminal import (
     SIMULATION_ERROR,
     bad_input,
+    counted,
     overrides_option,
     pairs,
     paths_option,
@@ -44,7 +45,7 @@ def command(
         number = simulations(spec, answer)
     workers = min(workers or os.cpu_count() or 1, number)
     try:
-        bar = click.progressbar(length=number, label=f"{number} simulations", file=sys.stderr)
+        bar = click.progressbar(length=number, label=counted(number, "simulation"), file=sys.stderr)
         with ProcessPoolExecutor(workers) as executor, bar:
             found = explain(spec, answer, seed, executor, progress=lambda: bar.update(1))
     except Exception as error:  # scripts tell a broken run from bad input by its exit code

@@ -6,19 +6,11 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from simfleet.hardware.profile import Profile
 from simfleet.hardware.step import Parallel, Precisions
-from simfleet.spec import Grade, Spec, preset
+from simfleet.spec import Provenance, Spec, preset
 from simfleet.units import Bytes, Fraction, Seconds, Tokens
 from simfleet.workload.models import BYTES_PER_ELEMENT, Model
 
 DEFAULT_ENGINE = "vllm"
-
-
-class Provenance(Spec):
-    """Where one number of a preset comes from."""
-
-    source: str
-    grade: Grade
-    note: str | None = None
 
 
 class Engine(Spec):
@@ -27,26 +19,40 @@ class Engine(Spec):
     preset: str | None = Field(
         None, description="Shipped or own engine to start from; keys given here replace its keys"
     )
-    release: str | None = Field(None, description="Releases that the numbers are for")
-    aliases: tuple[str, ...] = ()
+    release: str | None = Field(None, description="Releases that the numbers are for; for people")
+    aliases: tuple[str, ...] = Field(
+        (), description="Other names under which scenarios and measured rows may ask for it"
+    )
     sources: dict[str, Provenance] = Field({}, description="Key of a number -> where it comes from")
-    token_budget: Tokens = Field(8192, description="Most tokens in one step")
-    max_sequences: int = Field(256, ge=1, description="Most sequences in one batch")
-    block_size: int = Field(16, ge=1, description="Tokens in one KV block")
-    num_kv_blocks: int | None = Field(None, ge=1, description="KV blocks per replica; None: from the device's memory")
-    memory_fraction: Fraction = Field(0.9, description="Share of device memory the engine may use")
-    reserve: Bytes = Field(2e9, description="Activations, graphs and buffers, per device")
-    queue_limit: int | None = Field(None, ge=1, description="Requests that may wait at a replica; one more is rejected")
-    host: Seconds = Field(0.59e-3, description="Host time per step")
-    per_sequence: Seconds = Field(10e-6, description="Host time per sampled sequence and step")
-    launch_factor: float = Field(0.77, gt=0, description="Kernel launch time against the operator tables', in graphs")
-    compute_factor: float = Field(1.0, gt=0, description="Arithmetic time of its kernels against the operator tables'")
-    memory_factor: float = Field(1.0, gt=0, description="Memory time of its kernels against the operator tables'")
+    token_budget: Tokens = Field(8192, description="Most tokens of one step, decoding and prompts together")
+    max_sequences: int = Field(256, ge=1, description="Most sequences in one batch; at most `token_budget`")
+    block_size: int = Field(16, ge=1, description="Tokens in one block of KV memory")
+    num_kv_blocks: int | None = Field(
+        None,
+        ge=1,
+        description="KV blocks of a replica; left out, what weights and `reserve` leave of the device's memory",
+    )
+    memory_fraction: Fraction = Field(0.9, description="Share of the device's memory that the engine may use")
+    reserve: Bytes = Field(2e9, description="Memory of one device held back for activations, graphs and buffers")
+    queue_limit: int | None = Field(
+        None, ge=1, description="Requests that may wait at a replica, one more is rejected; left out, any number"
+    )
+    host: Seconds = Field(0.59e-3, description="Time of the engine's own work in each step, while devices wait")
+    per_sequence: Seconds = Field(10e-6, description="More of it for each sequence that gets a token in the step")
+    launch_factor: float = Field(
+        0.77, gt=0, description="`kap`: launch times of its kernels over those of the profile, in captured graphs"
+    )
+    compute_factor: float = Field(
+        1.0, gt=0, description="Arithmetic time of its kernels over that of the profile: the peak is divided by it"
+    )
+    memory_factor: float = Field(
+        1.0, gt=0, description="Memory time of its kernels over that of the profile: the bandwidth is divided by it"
+    )
     experts_factor: float = Field(
-        1.0, gt=0, description="Launch and sorting time of experts against the operator tables'"
+        1.0, gt=0, description="`kapm`: launch and sorting time of experts over that of the profile"
     )
     quantise_factor: float = Field(
-        1.0, ge=0, description="Time to quantise inputs against the operator tables'; fused with other kernels: less"
+        1.0, ge=0, description="`fused`: time to quantise inputs over that of the profile; 0: inside the kernel before"
     )
     expert_tile: int | None = Field(
         None,
@@ -56,14 +62,19 @@ class Engine(Spec):
     graph_tokens: int = Field(
         512,
         ge=0,
-        description="Most tokens of a step that is replayed as a captured graph, and at most 2 x max_sequences",
+        description="Most tokens of a step replayed as a captured graph, and never more than 2 x `max_sequences`",
     )
-    eager_layer: Seconds = Field(0.0, description="Least time of a layer whose kernels the host launches one by one")
+    eager_layer: Seconds = Field(
+        0.0, description="Beyond `graph_tokens`: least time of a layer, whose kernels the host launches one by one"
+    )
     eager_narrow: Seconds = Field(
-        0.0, description="More for a layer whose weights are narrower than 16 bits: inputs are quantised"
+        0.0,
+        description="Beyond `graph_tokens`: more for a layer with weights narrower than 16 bits, whose inputs are quantised",
     )
-    eager_collective: Seconds = Field(0.0, description="The same of each collective, added to its layer")
-    front_end: Seconds = Field(12.9e-3, description="HTTP, tokeniser and detokeniser: added to every answer")
+    eager_collective: Seconds = Field(0.0, description="Beyond `graph_tokens`: more for each collective")
+    front_end: Seconds = Field(
+        12.9e-3, description="HTTP, tokeniser and detokeniser: added to every request's first token and answer"
+    )
 
     @model_validator(mode="before")
     @classmethod

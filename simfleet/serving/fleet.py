@@ -99,6 +99,9 @@ class Fleet:
         account, replica = request.account, request.replica
         account.ended[status] += 1
         account.output_tokens += request.generated
+        length = request.input_tokens + request.generated
+        if length > account.longest:
+            account.longest = length
         replica.router.release(replica)
         self._write(request, status)
         if request.done is not None:

@@ -42,7 +42,7 @@ class Constant(Spec):
     """The same factor always."""
 
     kind: Literal["constant"]
-    factor: Factor
+    factor: Factor = Field(description="Times the rate")
 
     def signal(self) -> Signal:
         """The factor over time."""
@@ -53,8 +53,8 @@ class Sinusoid(Spec):
     """1 + amplitude * cos(2 pi (t - peak) / period): mean 1 over a period."""
 
     kind: Literal["sinusoid"]
-    period: PositiveSeconds = Field(86_400.0, description="A day unless given")
-    amplitude: Fraction
+    period: PositiveSeconds = Field(86_400.0, description="Time from one maximum to the next")
+    amplitude: Fraction = Field(description="Swing around the mean: 0.5 goes from half the rate to one and a half")
     peak: Seconds = Field(0.0, description="Time of the first maximum")
 
     def signal(self) -> Signal:
@@ -69,9 +69,14 @@ class Weekly(Spec):
     """A profile of the week in 336 half hours from Monday 00:00, divided by its mean: mean 1 over a week."""
 
     kind: Literal["weekly"]
-    preset: str | None = Field(None, description="Workload preset whose `week` is taken")
-    values: tuple[Factor, ...] | None = Field(None, min_length=SLOTS, max_length=SLOTS)
-    start: Seconds = Field(0.0, description="How far into the week time 0 is; 2 d is Wednesday 00:00")
+    preset: str | None = Field(None, description="Workload preset whose `week` is taken; left out, `values`")
+    values: tuple[Factor, ...] | None = Field(
+        None,
+        min_length=SLOTS,
+        max_length=SLOTS,
+        description="336 numbers, one for each half hour from Monday 00:00; only their relation counts",
+    )
+    start: Seconds = Field(0.0, description="How far into the week time 0 is: `2 d` is Wednesday 00:00")
 
     @model_validator(mode="before")
     @classmethod
@@ -110,10 +115,10 @@ class Ramp(Spec):
     """A straight line from one factor to another, which hold before and after it."""
 
     kind: Literal["ramp"]
-    start: Seconds = 0.0
-    duration: PositiveSeconds
-    from_factor: Factor = Field(0.0, alias="from")
-    to_factor: Factor = Field(1.0, alias="to")
+    start: Seconds = Field(0.0, description="When it begins")
+    duration: PositiveSeconds = Field(description="How long it takes")
+    from_factor: Factor = Field(0.0, alias="from", description="Times the rate, until `start`")
+    to_factor: Factor = Field(1.0, alias="to", description="Times the rate, from `start` + `duration` on")
 
     def signal(self) -> Signal:
         """The factor over time."""
@@ -124,9 +129,9 @@ class Spike(Spec):
     """A factor for some time, and 1 before and after."""
 
     kind: Literal["spike"]
-    at: Seconds
-    duration: PositiveSeconds
-    factor: Factor
+    at: Seconds = Field(description="When it begins")
+    duration: PositiveSeconds = Field(description="How long it lasts")
+    factor: Factor = Field(description="Times the rate, while it lasts")
 
     def signal(self) -> Signal:
         """The factor over time."""
@@ -138,9 +143,11 @@ class Spike(Spec):
 class Stage(Spec):
     """One stage: how long, and its factor on the rate, or a rate of its own."""
 
-    duration: PositiveSeconds
-    factor: Factor | None = None
-    rate: PerSecond | None = None
+    duration: PositiveSeconds = Field(description="How long it lasts")
+    factor: Factor | None = Field(None, description="Times the rate of the arrivals; in all stages or in none")
+    rate: PerSecond | None = Field(
+        None, description="Requests per time, in place of the arrivals' `rate`; in all stages or in none"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -153,8 +160,8 @@ class Stages(Spec):
     """Steps, one after the other; then nothing comes any more, or they repeat."""
 
     kind: Literal["stages"]
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    repeat: bool = False
+    stages: tuple[Stage, ...] = Field(min_length=1, description="One after the other, from time 0")
+    repeat: bool = Field(False, description="Whether the first follows the last; else nothing comes after it")
 
     @model_validator(mode="after")
     def _alike(self) -> Self:
@@ -185,9 +192,11 @@ class Series(Spec):
     """Factors from a CSV file with the columns time_s, rising from 0, and factor. It ends at the last row's time, or repeats."""
 
     kind: Literal["series"]
-    file: str = Field(description="Relative to the folder of the scenario")
-    interpolation: Literal["step", "linear"] = "step"
-    repeat: bool = False
+    file: str = Field(description="CSV, relative to the folder of the scenario")
+    interpolation: Literal["step", "linear"] = Field(
+        "step", description="Between rows: the last row's factor (`step`), or a straight line"
+    )
+    repeat: bool = Field(False, description="Whether it begins again after the last row; else nothing comes after it")
 
     _points: tuple[Floats, Floats] = PrivateAttr()
 
@@ -262,7 +271,7 @@ class Gamma(Spec):
     """Gamma gaps with this coefficient of variation: shape 1/cv^2. Above 1 bursty, below 1 even."""
 
     kind: Literal["gamma"]
-    cv: float = Field(gt=0, le=30)
+    cv: float = Field(gt=0, le=30, description="Standard deviation of the gaps over their mean; Poisson has 1")
 
     def gaps(self, rng: np.random.Generator, n: int) -> Floats:
         """`n` gaps of mean 1."""
@@ -277,8 +286,10 @@ class Weibull(Spec):
     """Weibull gaps: P(gap > x) = exp(-(x/scale)^shape), from their coefficient of variation or their shape (below 1 bursty)."""
 
     kind: Literal["weibull"]
-    cv: float | None = Field(None, ge=0.05, le=30)
-    shape: float | None = Field(None, ge=0.2, le=25)
+    cv: float | None = Field(
+        None, ge=0.05, le=30, description="Standard deviation of the gaps over their mean; either this or `shape`"
+    )
+    shape: float | None = Field(None, ge=0.2, le=25, description="Exponent, below 1 bursty; either this or `cv`")
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -337,9 +348,11 @@ class Open(Spec):
     """Requests that come whatever the fleet does: `rate` times the factors of all envelopes, with `micro` gaps inside."""
 
     kind: Literal["open"] = "open"
-    rate: PerSecond | None = Field(None, description="At factor 1; left out where stages give rates")
-    envelope: Annotated[tuple[AnyEnvelope, ...], _ONE] = Field((), description="One or a list; their factors multiply")
-    micro: AnyMicro = Poisson()
+    rate: PerSecond | None = Field(None, description="Requests per time at factor 1; left out where stages give rates")
+    envelope: Annotated[tuple[AnyEnvelope, ...], _ONE] = Field(
+        (), description="Factors on the rate over time; those of a list are multiplied; left out, 1 always"
+    )
+    micro: AnyMicro = Field(Poisson(), description="How gaps between neighbours scatter, by its `kind`")
 
     @model_validator(mode="after")
     def _one_rate(self) -> Self:
@@ -383,8 +396,8 @@ class Open(Spec):
 class Think(Spec):
     """How long users take from an answer to the next question: always the same, or exponential."""
 
-    dist: Literal["constant", "exponential"] = "constant"
-    mean: Seconds = 0.0
+    dist: Literal["constant", "exponential"] = Field("constant", description="Always the mean, or exponential")
+    mean: Seconds = Field(0.0, description="Mean time")
 
     def times(self, rng: np.random.Generator) -> Iterator[float]:
         """Endless times [s]."""
@@ -397,9 +410,13 @@ class ClosedLoop(Spec):
     """Users who ask, wait for the whole answer, think, and ask again: the load follows the fleet's speed."""
 
     kind: Literal["closed_loop"]
-    users: int = Field(ge=1, le=1_000_000)
-    think: Annotated[Think, _DURATION] = Think()
-    ramp: Seconds = Field(0.0, description="The users start evenly over this time")
+    users: int = Field(ge=1, le=1_000_000, description="Users at once; each has at most one request on its way")
+    think: Annotated[Think, _DURATION] = Field(
+        Think(),
+        json_schema_extra={"default": "0 s"},
+        description="Time from an answer to the next question: a duration, or a distribution",
+    )
+    ramp: Seconds = Field(0.0, description="Users start evenly over this time")
 
     def think_times(self, rng: np.random.Generator) -> Iterator[float]:
         """Endless times from an answer to the next question [s]."""
@@ -410,7 +427,7 @@ class Burst(Spec):
     """All requests of the stream at once, as many as its `count`: offline work."""
 
     kind: Literal["burst"]
-    at: Seconds = 0.0
+    at: Seconds = Field(0.0, description="When all of them come")
 
 
 AnyArrival = Annotated[Open | ClosedLoop | Burst, Field(discriminator="kind"), default_kind("open")]

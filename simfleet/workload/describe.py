@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simfleet.streams import Streams
+from simfleet.terminal import counted
 from simfleet.workload.arrivals import ClosedLoop
 from simfleet.workload.streams import Request, Stream, Workload
 from simfleet.workload.tracefile import PREFIX_BLOCK
@@ -166,10 +167,10 @@ def text(described: dict[str, Description]) -> str:
 
 def _lines(one: Description) -> Iterator[str]:
     if "users" in one:
-        yield f"  {one['users']} users in a closed loop; lengths of {one['requests']} requests:"
+        yield f"  {counted(one['users'], 'user')} in a closed loop; lengths of {counted(one['requests'], 'request')}:"
     else:
         rate = f", {one['rate_per_s']:.4g} /s" if one["rate_per_s"] else ""
-        yield f"  {one['requests']} requests in {one['duration_s']:.6g} s{rate}; CV of gaps {_number(one['gap_cv'])}"
+        yield f"  {counted(one['requests'], 'request')} in {one['duration_s']:.6g} s{rate}; CV of gaps {_number(one['gap_cv'])}"
     if one.get("dropped_rows"):
         yield f"  bad rows of the file, dropped: {one['dropped_rows']}"
     if one.get("windows_s"):

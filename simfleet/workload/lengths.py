@@ -36,10 +36,10 @@ class Length(Spec):
     """What all distributions share. A draw is rounded, then clipped: beyond `min` or `max` it becomes that limit."""
 
     weight: PositiveFloat | None = Field(
-        None, description="Share of a part; in a mixture only, relative to the other parts"
+        None, description="In a mixture only: share of this part, relative to the other parts"
     )
     min: Whole = Field(1, description="Shorter draws become this long")
-    max: Whole | None = Field(None, description="Longer draws become this long")
+    max: Whole | None = Field(None, description="Longer draws become this long; left out, no limit")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -80,7 +80,7 @@ class Constant(Length):
     """Always the same."""
 
     dist: Literal["constant"]
-    value: Whole
+    value: Whole = Field(description="Every length")
 
     @property
     def uniforms(self) -> int:
@@ -97,8 +97,8 @@ class Uniform(Length):
     """Every whole number from `low` to `high`, both included, equally often."""
 
     dist: Literal["uniform"]
-    low: Whole
-    high: Whole
+    low: Whole = Field(description="Shortest length")
+    high: Whole = Field(description="Longest length")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -185,7 +185,9 @@ class Empirical(Length):
     """Straight lines between quantiles, such as {0: 3, 0.5: 1020, 0.95: 4000, 1: 14050}; 0 and 1 are required."""
 
     dist: Literal["empirical"]
-    quantiles: dict[Annotated[float, Field(ge=0, le=1)], Amount]
+    quantiles: dict[Annotated[float, Field(ge=0, le=1)], Amount] = Field(
+        description="Share of requests, from 0 to 1 -> longest length among them"
+    )
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -219,7 +221,7 @@ class Mixture(Length):
 
     dist: Literal["mixture"]
     parts: tuple[Annotated[Constant | Uniform | LogNormal | Empirical, Field(discriminator="dist")], ...] = Field(
-        min_length=1
+        min_length=1, description="Distributions, each with a `weight`"
     )
 
     @model_validator(mode="after")
@@ -264,8 +266,8 @@ AnyLength = Annotated[Constant | Uniform | LogNormal | Empirical | Mixture, Fiel
 class Tokens(Spec):
     """Lengths of a stream's requests: tokens of the prompt, and tokens generated; drawn independently."""
 
-    input: AnyLength
-    output: AnyLength
+    input: AnyLength = Field(description="Lengths of prompts, by their `dist`")
+    output: AnyLength = Field(description="Lengths of answers, by their `dist`")
     shared_prefix: Annotated[int, Field(ge=0)] = Field(
         0, description="First tokens of every prompt that the prefix cache holds already; whole blocks count"
     )

@@ -92,12 +92,14 @@ def _together(**keys: int | None) -> None:
 class Heads(Spec):
     """Multi-head or grouped-query attention over the whole context, or in a `window` over the last `limit` tokens."""
 
-    kind: Literal["full", "window"]
-    heads: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    limit: Tokens | None = None
-    gated: bool = Field(False, description="A gate as wide as the queries on the output")
+    kind: Literal["full", "window"] = Field(
+        description="`full`: every token is seen; `window`: the last `limit` tokens"
+    )
+    heads: Positive = Field(description="Query heads")
+    kv_heads: Positive = Field(description="Key and value heads; a divisor of `heads`")
+    head_dim: Positive = Field(description="Width of one head, in elements")
+    limit: Tokens | None = Field(None, description="With `window` only: last tokens that a token sees")
+    gated: bool = Field(False, description="Whether a gate as wide as the queries is on the output")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,16 +124,22 @@ class Latent(Spec):
     """Multi-head latent attention: one compressed key-value vector per token, shared by all heads; `limit`: top-k of sparse attention."""
 
     kind: Literal["mla"]
-    heads: Positive
-    q_lora: Positive
-    kv_lora: Positive
-    nope_dim: Positive
-    rope_dim: Positive
-    value_dim: Positive
-    gated: bool = Field(False, description="A gate as wide as the values on the output")
-    limit: Tokens | None = Field(None, description="Tokens that sparse attention picks for each query")
-    indexer_heads: Count = Field(0, description="Heads of the indexer that picks them")
-    indexer_dim: Count = 0
+    heads: Positive = Field(description="Query heads")
+    q_lora: Positive = Field(description="Width of the compressed queries, in elements")
+    kv_lora: Positive = Field(description="Width of the latent key-value vector kept for each token, in elements")
+    nope_dim: Positive = Field(description="Part of a head's key without rotation, in elements")
+    rope_dim: Positive = Field(
+        description="Part of a head's key with rotation, shared by all heads and kept for each token, in elements"
+    )
+    value_dim: Positive = Field(description="Width of a head's value, in elements")
+    gated: bool = Field(False, description="Whether a gate as wide as the values is on the output")
+    limit: Tokens | None = Field(
+        None, description="Tokens that sparse attention picks for each query; left out, it attends to all"
+    )
+    indexer_heads: Count = Field(0, description="Heads of the indexer that picks them; together with `limit`")
+    indexer_dim: Count = Field(
+        0, description="Width of the indexer's key, kept for each token in 8 bits, in elements; together with `limit`"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -161,16 +169,22 @@ class Compressed(Spec):
     """
 
     kind: Literal["compressed"]
-    heads: Positive
-    head_dim: Positive
-    q_lora: Positive
-    out_lora: Positive
-    out_groups: Positive
-    ratio: Positive
-    window: Tokens
-    top_k: Positive | None = None
-    indexer_heads: Count = 0
-    indexer_dim: Count = 0
+    heads: Positive = Field(description="Query heads")
+    head_dim: Positive = Field(
+        description="Width of one head, and of a compressed key, in elements; a multiple of `ratio`"
+    )
+    q_lora: Positive = Field(description="Width of the compressed queries, in elements")
+    out_lora: Positive = Field(description="Width between the two products of the output, in elements")
+    out_groups: Positive = Field(description="Groups of heads that the first of these two products keeps apart")
+    ratio: Positive = Field(description="Tokens behind one compressed key")
+    window: Tokens = Field(description="Last tokens whose keys are kept as they are")
+    top_k: Positive | None = Field(
+        None, description="Compressed keys that the indexer picks for each query; left out, all are attended to"
+    )
+    indexer_heads: Count = Field(0, description="Heads of the indexer; together with `top_k`")
+    indexer_dim: Count = Field(
+        0, description="Width of the indexer's key, one for every `ratio` tokens, in elements; together with `top_k`"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,11 +210,11 @@ class Linear(Spec):
     """Linear attention or a state-space layer: a state of fixed size per sequence instead of a KV cache."""
 
     kind: Literal["linear"]
-    key_heads: Positive
-    key_dim: Positive
-    value_heads: Positive
-    value_dim: Positive
-    conv: Positive = Field(4, description="Tokens under the convolution of keys, queries and values")
+    key_heads: Positive = Field(description="Heads of keys and queries; a divisor of `value_heads`")
+    key_dim: Positive = Field(description="Width of a key, in elements")
+    value_heads: Positive = Field(description="Heads of values, each with a state of key_dim x value_dim elements")
+    value_dim: Positive = Field(description="Width of a value, in elements")
+    conv: Positive = Field(4, description="Tokens under the convolution of keys, queries and values; 1: none")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -225,8 +239,8 @@ class Dense(Spec):
     """One MLP for every token."""
 
     kind: Literal["dense"]
-    size: Positive
-    gated: bool = True
+    size: Positive = Field(description="Inner width, in elements (`intermediate_size` of most config files)")
+    gated: bool = Field(True, description="Three matrices (SwiGLU and the like); false: two")
 
     def shape(self, hidden: int) -> Shape:
         """Elements of one layer."""
@@ -237,12 +251,19 @@ class Experts(Spec):
     """Routed experts, of which a token uses a few, beside an MLP (`shared`) that all use."""
 
     kind: Literal["moe"]
-    size: Positive
-    experts: Positive
-    experts_per_token: Positive
-    shared: Count = Field(0, description="Width of the shared experts and dense MLP beside the routed ones, summed")
-    gated: bool = True
-    latent: Positive | None = Field(None, description="Width in which routed experts work, if not the hidden size")
+    size: Positive = Field(
+        description="Inner width of one routed expert, in elements (`moe_intermediate_size` of most config files)"
+    )
+    experts: Positive = Field(description="Routed experts of a layer")
+    experts_per_token: Positive = Field(description="Routed experts that a token uses")
+    shared: Count = Field(
+        0,
+        description="Inner width of what every token uses beside them, shared experts and dense MLP summed, in elements",
+    )
+    gated: bool = Field(True, description="Three matrices (SwiGLU and the like); false: two")
+    latent: Positive | None = Field(
+        None, description="Width in which routed experts work, in elements; left out, the hidden size"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -270,9 +291,11 @@ AnyMlp = Annotated[Dense | Experts, Field(discriminator="kind")]
 class Layers(Spec):
     """Layers of the same shape; either half may be missing, as in networks that alternate them."""
 
-    count: Positive
-    attention: AnyAttention | None = None
-    mlp: AnyMlp | None = None
+    count: Positive = Field(description="How many layers of the network are like this")
+    attention: AnyAttention | None = Field(
+        None, description="Attention half, by its `kind`; left out, the layer has none"
+    )
+    mlp: AnyMlp | None = Field(None, description="MLP half, by its `kind`; left out, the layer has none")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -289,9 +312,13 @@ class Layers(Spec):
 class Published(Spec):
     """What its makers say, to hold the computed figures against."""
 
-    parameters: float | None = Field(None, gt=0)
-    active: float | None = Field(None, gt=0)
-    source: str
+    parameters: float | None = Field(None, gt=0, description="Parameters, as a number such as 70.6e9")
+    active: float | None = Field(
+        None,
+        gt=0,
+        description="Parameters that a token uses, as a number such as 5.1e9; makers differ in whether the embedding counts",
+    )
+    source: str = Field(description="Where it says so")
 
 
 class Model(Spec):
@@ -299,28 +326,37 @@ class Model(Spec):
 
     model_config = ConfigDict(ignored_types=(cached_property,))
 
-    name: str
-    aliases: tuple[str, ...] = ()
-    family: str
-    source: str
-    hidden: Positive
-    vocab: Positive
-    tied_embeddings: bool = Field(False, description="The LM head is the embedding")
-    max_context: Tokens
-    layers: tuple[Layers, ...] = Field(min_length=1)
+    name: str = Field(description="Name for reports; streams and pools must agree in it")
+    aliases: tuple[str, ...] = Field(
+        (), description="Other names under which scenarios and measured rows may ask for it"
+    )
+    family: str = Field(description="Networks of one architecture; for people")
+    source: str = Field(description="Where the shape was read, such as a config.json with its date")
+    hidden: Positive = Field(description="Hidden size, in elements")
+    vocab: Positive = Field(description="Entries of the vocabulary")
+    tied_embeddings: bool = Field(
+        False, description="Whether the LM head is the embedding: stored once, still multiplied"
+    )
+    max_context: Tokens = Field(
+        description="Longest context it was made for; longer requests are served and named among the assumptions"
+    )
+    layers: tuple[Layers, ...] = Field(min_length=1, description="Groups of equal layers, in any order")
     quantised: tuple[Literal["attention", "mlp", "expert"], ...] = Field(
         ("attention", "mlp", "expert"), description="Parts that the network's 4-bit checkpoints store in 4 bits"
     )
-    rest: Literal["bf16", "fp16", "fp8", "int8"] = Field("bf16", description="How they store the other ones of these")
+    rest: Literal["bf16", "fp16", "fp8", "int8"] = Field(
+        "bf16", description="Format in which these checkpoints store the parts that are not in `quantised`"
+    )
     fp8: Literal["fp8", "fp8_block"] = Field(
-        "fp8", description="Its 8-bit checkpoints: scaled per tensor or channel, or per block of 128 x 128"
+        "fp8",
+        description="What precision `fp8` means for it: scaled per tensor or channel, or (`fp8_block`) per block of 128 x 128",
     )
-    fp4: Literal["nvfp4", "mxfp4"] = Field("nvfp4", description="Its 4-bit floating-point checkpoints")
+    fp4: Literal["nvfp4", "mxfp4"] = Field("nvfp4", description="What precision `fp4` means for it: NVFP4 or MXFP4")
     expert_skew: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.0, description="Theta of the experts' popularity: 0 even, 1 some several times as popular as others"
+        0.0, description="theta of the experts' popularity: 0 even, 1 some several times as popular as others"
     )
-    published: Published
-    note: str | None = None
+    published: Published = Field(description="What its makers say, to hold the computed figures against")
+    note: str | None = Field(None, description="What is approximated; for people")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Self
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from simfleet.document import did_you_mean
-from simfleet.spec import Named, Spec, found, preset, refusal
+from simfleet.spec import Named, Spec, found, only, preset, refusal
 from simfleet.streams import Streams
 from simfleet.units import Fraction, PositiveSeconds
-from simfleet.workload.arrivals import CHUNK, AnyArrival, Burst, Open
+from simfleet.workload.arrivals import CHUNK, SLOTS, AnyArrival, Burst, Factor, Open
 from simfleet.workload.lengths import Tokens
 from simfleet.workload.models import Model
 from simfleet.workload.traces import Trace
@@ -25,10 +25,29 @@ Request = tuple[float, int, int]
 class ServiceClass(Spec):
     """What users of a class expect. A request keeps its targets when it meets every one that is given."""
 
-    ttft: PositiveSeconds | None = Field(None, description="Time to the first token")
-    tpot: PositiveSeconds | None = Field(None, description="Time per output token after the first")
-    e2e: PositiveSeconds | None = Field(None, description="Time to the last token")
-    target: Fraction = Field(0.95, description="Wanted share of requests that keep them")
+    ttft: PositiveSeconds | None = Field(None, description="Most time to the first token; left out, any")
+    tpot: PositiveSeconds | None = Field(
+        None, description="Most time per output token after the first, mean of an answer; left out, any"
+    )
+    e2e: PositiveSeconds | None = Field(None, description="Most time to the last token; left out, any")
+    target: Fraction = Field(0.95, description="Share of requests that should meet all of these")
+
+
+class WorkloadPreset(Spec):
+    """A workload preset: what a stream may start from."""
+
+    description: str = Field("", description="For people")
+    source: str = Field("", description="Where the figures were read or fitted; for people")
+    licence: str = Field("", description="Terms of that source; for people")
+    note: str = Field("", description="How they were fitted, and how well; for people")
+    arrival: AnyArrival | None = Field(None, description="Arrivals of a stream that starts from it")
+    tokens: Tokens | None = Field(None, description="Lengths of such a stream; left out, the stream gives its own")
+    week: tuple[Factor, ...] | None = Field(
+        None,
+        min_length=SLOTS,
+        max_length=SLOTS,
+        description="336 numbers, one for each half hour from Monday 00:00, for envelopes of kind `weekly` that name it",
+    )
 
 
 class Stream(Spec):
@@ -36,19 +55,35 @@ class Stream(Spec):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    name: str = Field(min_length=1)
-    model: Annotated[Model, Named("models")]
-    service_class: str | None = Field(None, alias="class")
-    tenant: str | None = Field(None, min_length=1, description="Who pays: a group of its own in the report")
-    region: str | None = Field(None, description="Where the clients are; a site's `network_latency` names it")
-    preset: str | None = Field(
-        None, description="Workload preset: its `arrival` and `tokens`, with the keys given here laid over"
+    name: str = Field(
+        min_length=1,
+        description="One word, without dots; names its random numbers, and `--set workload.streams.NAME...`",
     )
-    arrival: AnyArrival | None = None
-    tokens: Tokens | None = None
-    trace: Trace | None = None
-    count: int | None = Field(None, ge=1, le=1_000_000_000, description="Most requests")
-    timeout: PositiveSeconds | None = Field(None, description="Clients hang up this long after asking")
+    model: Annotated[Model, Named("models")] = Field(description="Which model it asks; a pool has to serve it")
+    service_class: str | None = Field(
+        None, alias="class", description="Name under `classes`; left out, its requests have no targets"
+    )
+    tenant: str | None = Field(
+        None, min_length=1, description="Who pays: a group of its own in the report; left out, none"
+    )
+    region: str | None = Field(
+        None,
+        description="Where the clients are; every site that serves them names it in `network_latency`; left out, no latency",
+    )
+    preset: str | None = Field(
+        None,
+        description="Workload preset to start from: its `arrival` and `tokens`, with the keys given here laid over",
+    )
+    arrival: AnyArrival | None = Field(None, description="When requests come, by its `kind`; not beside a `trace`")
+    tokens: Tokens | None = Field(None, description="How long prompts and answers are; not beside a `trace`")
+    trace: Trace | None = Field(None, description="Recorded arrivals and lengths, in place of `arrival` and `tokens`")
+    count: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="Most requests; left out, until the `horizon` or the end of arrivals; needed for a `burst`",
+    )
+    timeout: PositiveSeconds | None = Field(None, description="Clients hang up this long after asking; left out, never")
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +91,9 @@ class Stream(Spec):
         if not isinstance(values, dict) or not isinstance(values.get("preset"), str):
             return values
         preset(values, info, "workloads")  # so that errors in the preset's part name its file
-        shelf = found(info, "workloads", values["preset"]).data
+        document = found(info, "workloads", values["preset"])
+        only(document, WorkloadPreset)
+        shelf = document.data
         taken = {key: _laid_over(shelf[key], values.get(key)) for key in ("arrival", "tokens") if key in shelf}
         return {**values, **taken}
 
@@ -132,8 +169,10 @@ def _laid_over(base: dict[str, Any], own: Any) -> Any:
 class Workload(Spec):
     """All that is asked of the fleet."""
 
-    classes: dict[str, ServiceClass] = Field(default_factory=dict)
-    streams: tuple[Stream, ...] = Field(min_length=1)
+    classes: dict[str, ServiceClass] = Field(
+        default_factory=dict, description="Name -> what users of the class expect; a stream names its `class`"
+    )
+    streams: tuple[Stream, ...] = Field(min_length=1, description="Sources of requests")
 
     @model_validator(mode="after")
     def _together(self) -> Self:

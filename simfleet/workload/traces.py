@@ -23,9 +23,11 @@ CHUNK = 8192
 class Columns(Spec):
     """Names of the columns of a plain CSV file; the arrival may be seconds or ISO timestamps."""
 
-    arrival: str = FORMATS["csv"].columns[0]
-    input: str = FORMATS["csv"].columns[1]
-    output: str = FORMATS["csv"].columns[2]
+    arrival: str = Field(
+        FORMATS["csv"].columns[0], description="Column with the time of arrival: seconds or ISO timestamps"
+    )
+    input: str = Field(FORMATS["csv"].columns[1], description="Column with the tokens of the prompt")
+    output: str = Field(FORMATS["csv"].columns[2], description="Column with the tokens of the answer")
 
 
 class RateScale(Spec):
@@ -39,8 +41,10 @@ class RateScale(Spec):
       IDC' = k IDC + f (1 - f) / k.
     """
 
-    factor: float = Field(gt=0, le=10_000)
-    method: Literal["thin", "compress", "superpose", "replicate"]
+    factor: float = Field(
+        gt=0, le=10_000, description="Requests wanted for each one of the trace; which values fit, the method says"
+    )
+    method: Literal["thin", "compress", "superpose", "replicate"] = Field(description="How the trace is changed")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -74,13 +78,18 @@ class Trace(Spec):
     """A trace file and how to replay it. The file is read, and every row checked, when the scenario is built."""
 
     file: str = Field(description="Relative to the folder of the scenario; gzip is seen by itself")
-    format: Literal["azure-2023", "splitwise", "vidur", "mooncake", "csv"] = "csv"
-    columns: Columns | None = Field(None, description="Column names of a plain csv")
+    format: Literal["azure-2023", "splitwise", "vidur", "mooncake", "csv"] = Field(
+        "csv", description="Whose columns it has; `csv`: arrival_s, input_tokens, output_tokens, or as `columns` says"
+    )
+    columns: Columns | None = Field(None, description="Names of the columns of a plain csv; left out, those above")
     window: tuple[Seconds, PositiveSeconds] | None = Field(
-        None, description="[from, to) since the first row of the file; `from` becomes time 0"
+        None,
+        description="[from, to) in time since the first row of the file; `from` becomes time 0; left out, all of it",
     )
     offset: Seconds = Field(0.0, description="Time of the simulation at which the trace starts")
-    rate_scale: RateScale | None = None
+    rate_scale: RateScale | None = Field(
+        None, description="More or fewer requests from the same trace; left out, as it is"
+    )
     tie_jitter: Seconds = Field(0.0, description="Rows that share a timestamp are spread over this time after it")
     on_bad_row: Literal["error", "drop"] = Field("error", description="`drop` leaves bad rows out and counts them")
     sort: bool = Field(False, description="Accept rows in any order of time")

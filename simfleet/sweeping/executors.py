@@ -1,5 +1,6 @@
 """Where the runs of a sweep are computed: in this process, in processes beside it, or on a Dask cluster."""
 
+import gc
 import os
 import pickle
 import signal
@@ -23,9 +24,9 @@ from typing import Any, Literal, NamedTuple
 
 from simfleet.document import Document, SpecError
 from simfleet.library import Library
-from simfleet.planning.points import Json, content, program
 from simfleet.scenario import Scenario, built
 from simfleet.simulation import simulate
+from simfleet.sweeping.points import Json, content, program
 
 Status = Literal["ok", "bad input", "simulation error"]
 DASK = "dask://"
@@ -193,7 +194,9 @@ def _local(workers: int) -> Iterator[Pool]:
 
 
 def _begin() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends with it even when the parent was killed."""
+    """A worker leaves Ctrl-C to its parent, and ends with it even when the parent was killed. What it has imported stays to the end, so that
+    nothing is looked for in it, least of all when the worker ends."""
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from simfleet.planning.points import default_folder, written_axes
-from simfleet.planning.sweep import Progress, Sweep, sweep
+from simfleet.sweeping.points import default_folder, written_axes
+from simfleet.sweeping.sweep import Progress, sweep
+from simfleet.sweeping.table import Sweep
 from simfleet.terminal import (
     SIMULATION_ERROR,
     bad_input,

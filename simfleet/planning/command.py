@@ -1,0 +1,105 @@
+"""`simfleet plan`: the cheapest fleet that keeps its targets, on one screen."""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simfleet.document import Document, SpecError
+from simfleet.gate.judge import CANNOT_JUDGE, KEPT, MISSED
+from simfleet.library import Library
+from simfleet.planning.plan import plan
+from simfleet.scenario import load
+from simfleet.terminal import SIMULATION_ERROR, bad_input, overrides_option, pairs, paths_option, stop, variant_option
+
+
+@click.command("plan")
+@click.argument("scenario")
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="PATH=V1,V2",
+    help="Values to combine, such as pools.chat.precision=bf16,fp8; repeatable.",
+)
+@click.option("--pool", help="Whose replicas are looked for; may be left out where there is one.")
+@click.option("--device", help="Names with commas between; left out: the likeliest of all that have a price.")
+@click.option("--price", multiple=True, metavar="DEVICE=USD", help="Your rent of a device per hour; repeatable.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Simulations of each fleet: seeds 0, 1, ...",
+)
+@overrides_option
+@variant_option
+@paths_option
+@click.option(
+    "--frontier",
+    "show",
+    is_flag=True,
+    help="Print the table of speed for each user against speed per device and dollars.",
+)
+@click.option(
+    "--plot", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder for frontier.png and .svg."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; left out, as many as there are processors.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(
+    scenario: str, over: tuple[str, ...], pool: str | None, device: str | None, price: tuple[str, ...], seeds: int,
+    overrides: tuple[str, ...], variant: str | None, paths: tuple[Path, ...], show: bool, folder: Path | None, workers: int | None, form: str,
+) -> None:  # fmt: skip
+    """The cheapest fleet that keeps the targets of SCENARIO and of its classes: device, devices per replica, replicas, each one simulated.
+
+    Exit codes: 0 found, 1 no fleet keeps them, 2 bad input, 3 the cheapest has targets that its runs cannot answer, 4 simulation error.
+    """
+    with bad_input():
+        spec, library = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths), Library(paths)
+        grid, prices = {path: _values(path, text) for path, text in pairs(over)}, _prices(price, library)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    names = device.split(",") if device else []
+    given = [("--set", each) for each in overrides] + [("--path", str(each)) for each in paths]
+    asked = shlex.join(
+        [scenario, *(["--variant", variant] if variant else []), *(word for pair in given for word in pair)]
+    )
+    try:
+        with ProcessPoolExecutor(workers or os.cpu_count()) as executor:
+            found = plan(spec, grid, pool, names, prices, range(seeds), executor, _progress(), library)
+    except (SpecError, LookupError) as error:
+        with bad_input():
+            raise error
+    except Exception as error:  # scripts tell a broken run from bad input by its exit code
+        stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
+    if folder is not None:
+        with bad_input():
+            found.save(folder)
+    click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text(show, asked))
+    raise SystemExit(MISSED if found.best is None else CANNOT_JUDGE if found.best.unjudged else KEPT)
+
+
+def _values(path: str, text: str) -> list[Any]:
+    """`4,8,16` as a YAML list."""
+    values: list[Any] = Document.from_text(f"values: [{text}]", "--over").data["values"]
+    return values
+
+
+def _prices(given: Iterable[str], library: Library) -> dict[str, float]:
+    found = {}
+    for name, text in pairs(tuple(given)):
+        try:
+            found[library.path("hardware_profiles", name).stem] = float(text.removeprefix("$").removesuffix("/h"))
+        except ValueError:
+            raise ValueError(f"--price {name}: expected dollars per hour such as 2.50, got `{text}`") from None
+    return found
+
+
+def _progress() -> Callable[[str], None] | None:
+    """Lines on a terminal only."""
+    return (lambda line: click.echo(line, err=True)) if sys.stderr.isatty() else None
