@@ -11,9 +11,9 @@ from simfleet.document import SpecError
 from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
 from simfleet.result import Result
-from simfleet.scenario import Scenario, check_variants, json_schema, load
+from simfleet.scenario import Scenario, check_variants, load
 from simfleet.simulation import simulate
-from simfleet.spec import Spec
+from simfleet.spec import Spec, json_schema
 from simfleet.terminal import (
     BAD_INPUT,
     SIMULATION_ERROR,

@@ -142,7 +142,7 @@ def read(path: Path) -> Document:
         raw = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = {
-            FileNotFoundError: "no such file",
+            FileNotFoundError: f"no such file{_beside(path)}",
             IsADirectoryError: "expected a YAML file, got a folder",
             ValueError: "no such file",
         }
@@ -156,6 +156,13 @@ def read(path: Path) -> Document:
         mark = Mark(str(path), before.count(b"\n") + 1, error.start - before.rfind(b"\n"))
         raise SpecError([Problem(mark, "", f"expected text in UTF-8, got the byte 0x{raw[error.start]:02x}")]) from None
     return Document.from_text(text, str(path), path.parent)
+
+
+def _beside(path: Path) -> str:
+    """The YAML file of the same folder that was meant by a missing one, as an ending of a message; their suffixes alone are not alike."""
+    names = {other.stem: other.name for other in path.parent.glob("*.y*ml")}
+    near = get_close_matches(path.stem, sorted(names), n=1, cutoff=0.6)
+    return f"; did you mean `{names[near[0]]}`?" if near else ""
 
 
 # -- strict YAML ---------------------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def _too_big(pool: Pool) -> str:
         + (
             f"tensor_parallel {fits} would fit"
             if fits
-            else "no tensor_parallel would fit: take smaller weights or a larger device"
+            else "no tensor_parallel would fit: take smaller weights, a larger device or more pipeline_parallel"
         )
     )
 

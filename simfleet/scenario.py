@@ -333,8 +333,3 @@ def check_variants(
     if problems:
         raise SpecError(problems)
     return base
-
-
-def json_schema(cls: type[Spec] = Scenario) -> dict[str, Any]:
-    """JSON Schema of a scenario file, or of another kind of file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(by_alias=True)}

@@ -226,12 +226,13 @@ def _ledger(
     pool = scenario.pools[name]
     meter, schedulers = replicas[0].meter, [replica.scheduler for replica in replicas]
     total = schedulers[0].kv.total
+    busy_s = duration_s * len(replicas) - meter.rest_s if meter.active_j else 0.0  # without work: not what rounding leaves
     return PoolLedger(
         name=name,
         replicas=pool.replicas,
         devices=pool.devices,
         duration_s=duration_s,
-        busy_device_s=(duration_s * len(replicas) - meter.rest_s) * pool.parallel.devices,
+        busy_device_s=busy_s * pool.parallel.devices,
         active_j=meter.active_j,
         accelerator_j=meter.active_j + meter.idle_j,
         node_j=bill.node_j,

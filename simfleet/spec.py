@@ -141,15 +141,14 @@ def nearest(key: str, known: Iterable[str]) -> str:
     ending = did_you_mean(key, names)
     if "did you mean" in ending:
         return ending
-    words = set(key.lower().split("_"))
-    alike = [
-        name for name in names if _initials(name) == key.lower() or words < (own := set(name.split("_"))) or own < words
-    ]
+    alike = [name for name in names if _is_short_for(key.lower(), name)]
     return f"; did you mean `{alike[0]}`?" if len(alike) == 1 else ending
 
 
-def _initials(name: str) -> str:
-    return "".join(word[0] for word in name.split("_") if word)
+def _is_short_for(key: str, name: str) -> bool:
+    """Whether a key is the initials of a name, or has some of its words, or those and more."""
+    words, own = set(key.split("_")), set(name.split("_"))
+    return key == "".join(word[:1] for word in name.split("_")) or words < own or own < words
 
 
 def build(cls: type[T], document: Document, context: Mapping[str, Any] | None = None) -> T:
@@ -340,6 +339,11 @@ def default_kind(kind: str, key: str = "kind") -> BeforeValidator:
         return {key: kind, **value} if isinstance(value, dict) else value
 
     return BeforeValidator(spell_out)
+
+
+def json_schema(cls: type[Spec]) -> dict[str, Any]:
+    """JSON Schema of files that hold one of a class, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema(by_alias=True)}
 
 
 def only(document: Document, cls: type[Spec]) -> None:

@@ -221,7 +221,7 @@ def test_what_changed_is_listed_and_what_is_kept_is_counted(tmp_path: Path) -> N
     number = int(same[-1].split()[0])
     assert same[-1] == f"  {number} rows kept within the tolerance, listed with --all"
     assert same[0].endswith(f"kept ({number} kept)")
-    assert same[-2] == "tolerance: 1 % of the baseline for every metric, as no file of tolerances is given"
+    assert same[-2] == "tolerance: 1 % of the baseline for every metric compared, as no file of tolerances is given"
     more = ("compare", path, path, "--set", "pools.chat.replicas=2", *SEEDS)
     brief, whole = (simfleet(*more, *flags).stdout.splitlines() for flags in ((), ("--all",)))
     rows = [line.split()[0] for line in brief if line.startswith(("  missed", "  kept"))]
@@ -251,7 +251,7 @@ def test_two_scenarios_are_run_with_the_same_seeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "phrase"),
     [
-        (("nope.json", "quickstart"), "No such file"),
+        (("nope.json", "quickstart"), "nope.json: no such file; `simfleet compare nope.json SCENARIO --update`"),
         (("quickstart", "quickstart", "--update"), "--update writes to a .json file"),
         (("a.json", "a.json", "--set", "horizon=1 s"), "--set and --variant change a scenario"),
         (("a.json", "a.json", "--tolerance", "nope.yaml"), "no such file"),

@@ -12,8 +12,9 @@ from scipy.stats import t as student
 
 import simfleet as sf
 from simfleet.gate import judge as judging
-from simfleet.gate.judge import Row, Suite, interval, judge
+from simfleet.gate.judge import Row, Suite, judge
 from simfleet.gate.targets import Gate, expression, targets_of
+from simfleet.intervals import interval, share_interval
 from tests.gates import OVERLOADED, known, reports, small, with_values
 
 values = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=2, max_size=20)
@@ -192,7 +193,7 @@ def test_a_few_requests_may_show_that_an_attainment_is_out_of_reach() -> None:
 def test_interval_of_a_share_is_the_binomial_tests(n: int, share: float, confidence: float) -> None:
     successes = round(share * n)
     found = binomtest(successes, n).proportion_ci(confidence, method="exact")
-    assert judging.share_interval(successes, n, confidence)[1:] == pytest.approx((found.low, found.high), abs=1e-6)
+    assert share_interval(successes, n, confidence)[1:] == pytest.approx((found.low, found.high), abs=1e-6)
 
 
 def test_another_scenario_than_agreed_is_not_judged() -> None:

@@ -46,7 +46,9 @@ def test_exit_code_of_several() -> None:
     assert exit_code([kept, Suite("unknown", ROWS[3:4])]) == 3
     assert exit_code([kept, Suite("unknown", ROWS[3:4]), SUITE]) == 1
     assert exit_code([kept, SUITE, BROKEN]) == 4
-    assert exit_code([kept, refused("a.yaml", ValueError("no such file"))]) == 2
+    wrong = refused("a.yaml", ValueError("no such file"))
+    assert exit_code([kept, wrong]) == 2
+    assert wrong.rows[0].message == "bad input: no such file"
 
 
 def test_junit_follows_the_schema_and_counts() -> None:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import simfleet as sf
-from simfleet.gate.metrics import GROUPS, METRICS, Ask, answer, fewest_samples, groups_in, quantity, shown, subject
+from simfleet.gate.metrics import METRICS, Ask, answer, fewest_samples, groups_in, quantity, shown, subject
 from simfleet.gate.targets import SEEDS, expression, is_gate, read_gate, targets_of
-from simfleet.report.metrics import SAMPLES
+from simfleet.report.metrics import GROUPS, SAMPLES
 from simfleet.units import UNITS
 from tests.gates import SMALL, known, reports, small
 

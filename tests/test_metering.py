@@ -197,6 +197,19 @@ def test_asleep_and_off_by_hand() -> None:
     assert ledger.node_j == pytest.approx(hosts_j + server.factor.value * ledger.accelerator_j, rel=EXACT)
 
 
+def test_a_pool_that_only_wakes_up_did_no_work() -> None:
+    """Requests that give up while it starts leave it nothing: not even what rounding makes of its many rests."""
+    data = fleet()
+    stream, pool = data["workload"]["streams"][0], data["pools"]["chat"]
+    stream["arrival"], stream["timeout"] = {"rate": "0.00371 /s"}, "3 s"
+    data["pools"] = {name: {**pool, "replicas": 3, "off": {"after": "7 s", "wake": "20 s"}} for name in ("a", "b")}
+    data["horizon"] = "5 h"
+    result = simulate(load(data))
+    assert result.summary["requests"]["timed_out"] == len(result.requests) > 40
+    assert [ledger.busy_device_s for ledger in result.run.records.pools] == [0.0, 0.0]
+    assert result.summary["energy"]["joules"]["facility"] > 0
+
+
 def _wake(rest_s: float) -> float:
     return 20.0 if rest_s >= 400 else 1.0 if rest_s >= 100 else 0.0
 

@@ -13,8 +13,9 @@ from simfleet.facility.cost import Own, Rent
 from simfleet.hardware.step import Parallel, Precisions
 from simfleet.library import Library
 from simfleet.pool import Pool
-from simfleet.scenario import DEFAULT_SITE, Scenario, check_variants, json_schema, load
+from simfleet.scenario import DEFAULT_SITE, Scenario, check_variants, load
 from simfleet.serving.engine import DEFAULT_ENGINE, Continuous, Static
+from simfleet.spec import json_schema
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "scenarios").glob("*.yaml"))
 MINIMAL = {
@@ -241,7 +242,17 @@ def test_a_model_that_does_not_fit_says_what_would():
     assert message.endswith(
         "tensor_parallel 5 would fit"
     )  # of its 40 heads 5 is the least divisor above the 4 devices that its weights take
-    assert "no tensor_parallel would fit" in messages(*both.items(), ("pools.chat.precision", "bf16"))[0]
+    (message,) = messages(*both.items(), ("pools.chat.precision", "bf16"))
+    assert message.endswith(
+        "no tensor_parallel would fit: take smaller weights, a larger device or more pipeline_parallel"
+    )
+    stages = {
+        **both,
+        "pools.chat.precision": "bf16",
+        "pools.chat.tensor_parallel": 8,
+        "pools.chat.pipeline_parallel": 2,
+    }
+    assert load(MINIMAL, stages).pools["chat"].kv_blocks() >= 1
 
 
 # -- names, variants, overrides ------------------------------------------------------------------------------------------
@@ -377,7 +388,7 @@ def test_problems_of_overrides_show_as_such():
 
 
 def test_shipped_scenarios_keep_the_schema():
-    schema = json_schema()
+    schema = json_schema(Scenario)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     for path in SCENARIOS:
@@ -391,11 +402,11 @@ def test_shipped_scenarios_keep_the_schema():
      ("pools", {"a": {"model": "m", "device": "d", "precision": "fp7"}}), ("name", None)],
 )  # fmt: skip
 def test_the_schema_refuses_what_load_refuses(path, value):
-    assert not jsonschema.Draft202012Validator(json_schema()).is_valid({**MINIMAL, path: value})
+    assert not jsonschema.Draft202012Validator(json_schema(Scenario)).is_valid({**MINIMAL, path: value})
     assert messages((path, value) if not isinstance(value, str) else (path, f"'{value}'"))
 
 
 def test_the_schema_describes_quantities():
-    horizon = json_schema()["properties"]["horizon"]
+    horizon = json_schema(Scenario)["properties"]["horizon"]
     assert "min" in str(horizon)
     assert "50 ms" in str(horizon)

@@ -15,9 +15,9 @@ from simfleet.gate.compare import Tolerances
 from simfleet.gate.targets import Sla
 from simfleet.hardware.profile import Profile
 from simfleet.library import Library
-from simfleet.scenario import Scenario, json_schema
+from simfleet.scenario import Scenario
 from simfleet.serving.engine import Continuous, Static
-from simfleet.spec import Spec
+from simfleet.spec import Spec, json_schema
 from simfleet.units import UNITS
 from simfleet.workload.models import Model
 from simfleet.workload.streams import WorkloadPreset
@@ -87,7 +87,7 @@ def test_presets_may_be_names_in_a_scenario() -> None:
     site = {"preset": "finland", "overhead": "liquid"}
     stream = {"name": "a", "model": "llama-3.1-8b", "preset": "azure-2023-code"}
     scenario = {"name": "a", "workload": {"streams": [stream]}, "sites": {"here": site}, "pools": {"a": pool}}
-    validator = jsonschema.Draft202012Validator(json_schema())
+    validator = jsonschema.Draft202012Validator(json_schema(Scenario))
     validator.validate(scenario)
     assert not validator.is_valid({**scenario, "pools": {"a": {**pool, "engine": 7}}})
 

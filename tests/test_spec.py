@@ -170,8 +170,11 @@ def test_files(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfa: \xc3\xa4")  # a byte order mark is what some editors write
     assert read(path).data == {"a": "ä"}
     assert read(path).folder == tmp_path
-    with pytest.raises(SpecError, match=r"gone\.yaml: no such file"):
-        read(tmp_path / "gone.yaml")
+    with pytest.raises(SpecError, match=r"gone\.yaml: no such file$"):
+        read(tmp_path / "gone.yaml")  # `f.yaml` has no more than the suffix in common
+    (tmp_path / "chatbot.yml").write_text("a: 1")
+    with pytest.raises(SpecError, match=r"chatbto\.yaml: no such file; did you mean `chatbot\.yml`\?$"):
+        read(tmp_path / "chatbto.yaml")
     with pytest.raises(SpecError, match="expected a YAML file, got a folder"):
         read(tmp_path)
     with pytest.raises(SpecError, match="no such file"):

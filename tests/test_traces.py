@@ -277,6 +277,10 @@ BAD_FILES = {
         b"arrival,input_tokens,output_tokens\n0,1,1\n",
         "t.csv:1: expected a column `arrival_s`, got `arrival`, `input_tokens`, `output_tokens`; did you mean `arrival`?",
     ),
+    "no such columns": (
+        b"when,in,out\n0,1,1\n",
+        "t.csv:1: expected a column `arrival_s`, got `when`, `in`, `out`; `format` or `columns` of the trace says what its columns are",
+    ),
     "not text": (b"\xff\xfe\x00", "t.csv: expected text in UTF-8, got the byte 0xff at position 0"),
     "cut gzip": (gzip.compress(HEADER.encode() * 50)[:40], "t.csv: expected a whole gzip file"),
     "broken gzip": (gzip.compress(HEADER.encode() * 50)[:30] + b"\0" * 99, "t.csv: expected a whole gzip file"),

@@ -39,6 +39,14 @@ def test_outside(pool: dict[str, Any], words: str) -> None:
     assert words in line
 
 
+def test_a_cap_below_half_of_the_limit_is_beyond() -> None:
+    limit_w = load("w1").pools["chat"].profile.power.limit.value
+    assert "held to" not in said(power_cap=f"{0.51 * limit_w} W")
+    line = said(power_cap=f"{0.49 * limit_w} W")
+    assert line.startswith("chat: OUTSIDE what was compared")
+    assert line.endswith(f": devices held to {0.49 * limit_w:.0f} W (compared: down to {0.5 * limit_w:.0f} W)")
+
+
 def test_the_range_of_estimates_is_a_factor() -> None:
     result = simulate(load("w1", overrides={"workload.streams.chat.count": 20, "pools.chat.device": "aws-trainium2"}))
     mean_ms = 1e3 * result.summary["latency"]["tpot_s"]["mean"]

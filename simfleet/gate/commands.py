@@ -13,7 +13,7 @@ import click
 
 from simfleet.gate import compare as held
 from simfleet.gate import outputs
-from simfleet.gate.judge import Suite, broken, judged, refused, reports_of
+from simfleet.gate.judge import Suite, broken, checked, refused, reports_of
 from simfleet.gate.metrics import Json
 from simfleet.gate.targets import FEWEST_SEEDS, SEEDS, Gate, read_gate
 from simfleet.page.compare import compare_page
@@ -99,7 +99,7 @@ def check(
     gates = _gates(scenarios, pairs(overrides), variant, paths, files, form)
     numbers = [gate.seeds if seeds is None else seeds for gate in gates]
     with repetitions(sum(numbers)) as done:
-        suites = [_checked(gate, number, workers, done) for gate, number in zip(gates, numbers, strict=True)]
+        suites = [checked(gate, number, workers, done) for gate, number in zip(gates, numbers, strict=True)]
     answer(suites, files, form)
 
 
@@ -117,13 +117,6 @@ def _gates(
     if wrong:
         refuse(wrong, files, form)
     return gates
-
-
-def _checked(gate: Gate, seeds: int, workers: int, done: Callable[[], None] | None) -> Suite:
-    try:
-        return judged(gate, reports_of(gate.scenario, range(seeds), workers, done))
-    except Exception as error:  # scripts tell a broken run from bad input by its exit code
-        return broken(gate.name, error, gate.targets)
 
 
 def answer(suites: Sequence[Suite], files: Files, form: str, code: int | None = None, whole: bool = True) -> NoReturn:

@@ -10,23 +10,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from simfleet.document import Document, Problem, SpecError, read
-from simfleet.gate.judge import Row, State, Suite, cannot_judge, interval
-from simfleet.gate.metrics import (
-    GROUPS,
-    METRICS,
-    REGIMES,
-    SCOPES,
-    Ask,
-    Json,
-    Known,
-    answer,
-    groups_in,
-    quantity,
-    shown,
-    subject,
-)
+from simfleet.gate.judge import Row, State, Suite, cannot_judge
+from simfleet.gate.metrics import METRICS, SCOPES, Ask, Json, Known, answer, groups_in, quantity, shown, subject
 from simfleet.gate.targets import CONFIDENCE, Confidence
-from simfleet.report.metrics import SCHEMA_VERSION
+from simfleet.intervals import interval
+from simfleet.report.metrics import GROUPS, REGIMES, SCHEMA_VERSION
 from simfleet.spec import Spec, build
 from simfleet.units import Fraction
 
@@ -94,6 +82,10 @@ def read_reports(path: Path) -> list[Json]:
     path = path / "report.json" if path.is_dir() else path
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: no such file; `simfleet compare {path} SCENARIO --update` writes a baseline"
+        ) from None
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
     reports = data.get("reports") if isinstance(data, dict) and "reports" in data else [data]
@@ -241,7 +233,7 @@ def _tolerance_told(tolerances: Tolerances, path: Path | None) -> str:
     default = tolerances.default
     rest = "left out" if default is None else f"{default.rel * 100:g} % of the baseline"
     if path is None:
-        return f"tolerance: {rest} for every metric, as no file of tolerances is given"
+        return f"tolerance: {rest} for every metric compared, as no file of tolerances is given"
     return f"tolerance: as {path} says; metrics that it does not list: {rest}"
 
 

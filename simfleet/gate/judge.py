@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
-from math import sqrt
 from multiprocessing import get_context
 from operator import mul
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from simfleet.document import Mark, SpecError
 from simfleet.gate.metrics import MEAN_SAMPLES, Answer, Ask, Json, answer, fewest_samples, shown
 from simfleet.gate.targets import FEWEST_SEEDS, SIGNS, Gate, Level, Target, read_gate
+from simfleet.intervals import Interval, interval, share_interval
 from simfleet.scenario import Scenario
 from simfleet.simulation import simulate
 from simfleet.terminal import BAD_INPUT, SIMULATION_ERROR, counted, mistake
@@ -24,14 +23,6 @@ NO_MISTAKE = "to be without mistakes"
 NO_STEADY_STATE = ("overloaded", "nothing served")
 EXTREMES = ("max",)
 """Statistics of the worst moment of a run: the worst run counts, not only the mean of runs."""
-
-
-class Interval(NamedTuple):
-    """Mean of independent runs and the bounds of its confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -102,9 +93,14 @@ def check(
     number = gate.seeds if seeds is None else seeds
     if number < FEWEST_SEEDS:
         raise ValueError(f"expected at least {FEWEST_SEEDS} seeds, got {number}: one run has no interval")
+    return checked(gate, number, workers)
+
+
+def checked(gate: Gate, seeds: int, workers: int = 1, done: Callable[[], None] | None = None) -> Suite:
+    """The answer of so many repetitions, or of a run that failed; `done` is called after each."""
     try:
-        reports = reports_of(gate.scenario, range(number), workers)
-    except Exception as error:
+        reports = reports_of(gate.scenario, range(seeds), workers, done)
+    except Exception as error:  # scripts tell a broken run from bad input by its exit code
         return broken(gate.name, error, gate.targets)
     return judged(gate, reports)
 
@@ -145,7 +141,7 @@ def broken(name: str, error: Exception, targets: Sequence[Target] = ()) -> Suite
 def refused(name: str, error: Exception) -> Suite:
     """The answer where the input is wrong: a row for each problem, at its place."""
     if not isinstance(error, SpecError):
-        return Suite(name, (Row("input", NO_MISTAKE, "bad input", note=mistake(error)),))
+        return Suite(name, (Row("input", NO_MISTAKE, "bad input", note=mistake(error).removeprefix("error: ")),))
     rows = [Row(p.path or "input", NO_MISTAKE, "bad input", note=str(p), mark=p.mark) for p in error.problems]
     return Suite(name, tuple(rows))
 
@@ -194,15 +190,12 @@ def judge(target: Target, reports: Sequence[Json], confidence: float) -> Row:
         return _row(target, "missed" if missed else "kept", _listed(target.ask, answers), note, numbers)
     values = [float(found.value) for found in answers if found.value is not None]
     bounds = interval(values, confidence)
-    worse = bounds.high if target.sign in ("<", "<=") else bounds.low
+    worse = bounds.high if target.from_above else bounds.low
     if target.ask.statistic in EXTREMES:
-        worse = max(worse, *values) if target.sign in ("<", "<=") else min(worse, *values)
+        worse = max(worse, *values) if target.from_above else min(worse, *values)
     kept = keeps(worse, target.limit)
-    note = (
-        ""
-        if kept or not keeps(bounds.mean, target.limit)
-        else "the mean keeps it, the interval does not: more seeds narrow it"
-    )
+    close = not kept and keeps(bounds.mean, target.limit)
+    note = "the mean keeps it, the interval does not: more seeds narrow it" if close else ""
     numbers |= {**bounds._asdict(), "judged": worse}
     return _row(target, "kept" if kept else "missed", spread(bounds, target.ask), note, numbers)
 
@@ -224,24 +217,12 @@ def missed_in_any_case(target: Target, answers: Sequence[Answer], confidence: fl
     if ask.name.startswith("attainment"):
         samples = [found.samples or 0 for found in answers]
         ends.append(share_interval(sum(map(mul, numbers, samples)), sum(samples), confidence))
-    better = min(end.low for end in ends) if target.sign in ("<", "<=") else max(end.high for end in ends)
+    better = min(end.low for end in ends) if target.from_above else max(end.high for end in ends)
     return not keeps(better, target.limit)
 
 
 def _few(answers: Sequence[Answer]) -> bool:
     return any(found.samples is not None and found.samples < MEAN_SAMPLES for found in answers)
-
-
-def share_interval(successes: float, n: int, confidence: float) -> Interval:
-    """Clopper and Pearson's interval of a share (Biometrika 26, 1934): `successes` of n independent ones."""
-    from scipy.special import betaincinv  # noqa: PLC0415 - scipy takes long to import
-
-    if not n:
-        return Interval(0.5, 0.0, 1.0)
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
-    high = float(betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
-    return Interval(successes / n, low, high)
 
 
 def cannot_judge(ask: Ask, reports: Sequence[Json], answers: Sequence[Answer], promised: float = 0.0) -> str:
@@ -258,20 +239,6 @@ def cannot_judge(ask: Ask, reports: Sequence[Json], answers: Sequence[Answer], p
         if found.value is None:
             return f"absent from the report with seed {report['seed']}"
     return ""
-
-
-def interval(values: Sequence[float], confidence: float) -> Interval:
-    """Confidence interval of the mean of independent values: mean +- t * s / sqrt(n), Student's t with n - 1 degrees of freedom.
-
-    One value, or equal ones, have no spread: the interval is the value itself.
-    """
-    if max(values) == min(values):
-        return Interval(values[0], values[0], values[0])
-    from scipy.special import stdtrit  # noqa: PLC0415 - scipy takes long to import
-
-    mean, n = fmean(values), len(values)
-    half = float(stdtrit(n - 1, (1 + confidence) / 2)) * stdev(values) / sqrt(n)
-    return Interval(mean, mean - half, mean + half)
 
 
 def spread(bounds: Interval, ask: Ask) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from simfleet.document import did_you_mean
-from simfleet.report.metrics import SAMPLES
+from simfleet.report.metrics import GROUPS, REGIMES, SAMPLES
 from simfleet.report.summary import number, percent, seconds
 from simfleet.scenario import Scenario
 from simfleet.units import parse
@@ -17,9 +17,6 @@ Better = Literal["lower", "higher"]
 Known = Mapping[str, Sequence[str]]
 """Kind of group (class, pool, model, tenant) -> names that there are."""
 
-GROUPS = {"class": "classes", "pool": "pools", "model": "models", "tenant": "tenants"}
-"""Tag -> list of the report whose entries it picks by `name`."""
-REGIMES = ("stable", "backlogged", "overloaded", "nothing served")
 SCOPES = ("accelerator_active", "accelerator", "node", "facility")
 MEAN_SAMPLES = SAMPLES[0.5]
 WHOLE = ""

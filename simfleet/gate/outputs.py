@@ -5,12 +5,18 @@ import re
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
-from simfleet.gate.judge import Row, State, Suite
+from simfleet.gate.judge import CANNOT_JUDGE, KEPT, MISSED, Row, State, Suite
 from simfleet.gate.metrics import Json
 from simfleet.terminal import BAD_INPUT, SIMULATION_ERROR, counted
 
 ORDER: tuple[State, ...] = ("bad input", "missed", "cannot judge", "kept")
-WORDS = {0: "kept", 1: "missed", BAD_INPUT: "bad input", 3: "cannot judge", SIMULATION_ERROR: "simulation error"}
+WORDS = {
+    KEPT: "kept",
+    MISSED: "missed",
+    BAD_INPUT: "bad input",
+    CANNOT_JUDGE: "cannot judge",
+    SIMULATION_ERROR: "simulation error",
+}
 MOST_BYTES = 60_000
 """Of a Markdown summary; code hosts cut comments at 65,536."""
 LONGEST_CELL = 300
@@ -19,7 +25,7 @@ LONGEST_CELL = 300
 def exit_code(suites: Sequence[Suite]) -> int:
     """That of all: bad input, then a simulation error before a miss, a miss before what cannot be judged."""
     codes = {suite.exit_code for suite in suites}
-    return next((code for code in (BAD_INPUT, SIMULATION_ERROR, 1, 3) if code in codes), 0)
+    return next((code for code in (BAD_INPUT, SIMULATION_ERROR, MISSED, CANNOT_JUDGE) if code in codes), KEPT)
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
@@ -81,7 +87,7 @@ def _lines(suite: Suite, whole: bool) -> list[str]:
 
 def markdown(suites: Sequence[Suite], title: str = "Simulated service levels", whole: bool = True) -> str:
     """Verdict first, then failed rows, then kept ones (without `whole` only their number); below 64 kB, saying how many rows were left out."""
-    mark = {0: "✅", 1: "❌", BAD_INPUT: "⛔", 3: "❔", SIMULATION_ERROR: "💥"}
+    mark = {KEPT: "✅", MISSED: "❌", BAD_INPUT: "⛔", CANNOT_JUDGE: "❔", SIMULATION_ERROR: "💥"}
     code = exit_code(suites)
     lines = [f"## {mark[code]} {title}: {WORDS[code]}", ""]
     lines += [f"- {mark[suite.exit_code]} {_inline(verdict(suite))}" for suite in suites]

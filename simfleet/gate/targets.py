@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from simfleet.document import Document, Location, Mark, Problem, SpecError, read
-from simfleet.gate.metrics import REGIMES, Ask, Known, groups_of, quantity, subject, with_statistic
+from simfleet.gate.metrics import Ask, Known, groups_of, quantity, subject, with_statistic
+from simfleet.report.metrics import REGIMES
 from simfleet.scenario import Scenario, Targets, load
 from simfleet.spec import Spec, build
 from simfleet.units import Fraction
@@ -72,6 +73,11 @@ class Target:
     def wanted(self) -> str:
         """Sign and limit as they were written."""
         return self.text[self.text.index(self.sign) :].strip()
+
+    @property
+    def from_above(self) -> bool:
+        """Whether the limit is the most that may be, not the least."""
+        return self.sign in ("<", "<=")
 
     def __str__(self) -> str:
         return f"{self.ask} {self.wanted}"

@@ -10,6 +10,7 @@ from simfleet.page.tables import Json, groups, of_screen
 from simfleet.page.written import yaml
 from simfleet.report.summary import headline, number, percent, seconds, tables
 from simfleet.run import Run
+from simfleet.terminal import counted
 
 if TYPE_CHECKING:
     import jinja2
@@ -108,9 +109,11 @@ def _drawn(charts: list[Chart]) -> list[Drawing]:
 def _environment() -> "jinja2.Environment":
     import jinja2  # noqa: PLC0415 - only who writes a page waits for it
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("simfleet", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )  # fmt: skip
+    environment.globals["counted"] = counted
+    return environment
 
 
 def render(name: str, **values: Any) -> str:

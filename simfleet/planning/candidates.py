@@ -128,7 +128,7 @@ def _candidate(
         return Candidate(changes, None, why=error.problems[0].message)
     mine = built.pools[pool]
     hourly = sum(mine.cost.rates(mine.profile, built.sites[mine.site]).values()) * mine.parallel.devices
-    why = ruled_out(built, mine, asked)
+    why = ruled_out(built, mine, asked) if hourly else "expected a price above $0/h: fleets are ranked by dollars"
     if why:
         return Candidate(changes, None, usd_per_hour=hourly, why=why)
     classes = built.workload.classes
@@ -251,10 +251,10 @@ def _known(scenario: Scenario, path: str, values: Iterable[Any]) -> None:
         try:
             scenario.replace(path, value)
         except SpecError as error:
-            wrong = [
+            unknown = [
                 problem
                 for problem in error.problems
                 if problem.message.startswith(("unknown", "no ", "expected one of"))
             ]
-            if wrong:
-                raise SpecError(wrong) from None
+            if unknown:
+                raise SpecError(unknown) from None

@@ -2,21 +2,32 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import click
 
-from simfleet.document import Document, SpecError
+from simfleet.document import SpecError
 from simfleet.gate.judge import CANNOT_JUDGE, KEPT, MISSED
 from simfleet.library import Library
 from simfleet.planning.plan import plan
 from simfleet.scenario import load
-from simfleet.terminal import SIMULATION_ERROR, bad_input, overrides_option, pairs, paths_option, stop, variant_option
+from simfleet.sweeping.points import written_axes
+from simfleet.terminal import (
+    BAD_INPUT,
+    SIMULATION_ERROR,
+    bad_input,
+    mistake,
+    overrides_option,
+    pairs,
+    paths_option,
+    stop,
+    variant_option,
+)
 
 
 @click.command("plan")
@@ -61,7 +72,7 @@ def command(
     """
     with bad_input():
         spec, library = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths), Library(paths)
-        grid, prices = {path: _values(path, text) for path, text in pairs(over)}, _prices(price, library)
+        grid, prices = written_axes(over), _prices(price, library)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     names = device.split(",") if device else []
@@ -73,8 +84,7 @@ def command(
         with ProcessPoolExecutor(workers or os.cpu_count()) as executor:
             found = plan(spec, grid, pool, names, prices, range(seeds), executor, _progress(), library)
     except (SpecError, LookupError) as error:
-        with bad_input():
-            raise error
+        stop(mistake(error), BAD_INPUT)
     except Exception as error:  # scripts tell a broken run from bad input by its exit code
         stop(f"simulation error: {type(error).__name__}: {error}", SIMULATION_ERROR)
     if folder is not None:
@@ -84,19 +94,17 @@ def command(
     raise SystemExit(MISSED if found.best is None else CANNOT_JUDGE if found.best.unjudged else KEPT)
 
 
-def _values(path: str, text: str) -> list[Any]:
-    """`4,8,16` as a YAML list."""
-    values: list[Any] = Document.from_text(f"values: [{text}]", "--over").data["values"]
-    return values
-
-
 def _prices(given: Iterable[str], library: Library) -> dict[str, float]:
+    """Device -> dollars per hour. Raises ValueError, LookupError."""
     found = {}
-    for name, text in pairs(tuple(given)):
-        try:
-            found[library.path("hardware_profiles", name).stem] = float(text.removeprefix("$").removesuffix("/h"))
-        except ValueError:
-            raise ValueError(f"--price {name}: expected dollars per hour such as 2.50, got `{text}`") from None
+    for each in given:
+        name, _, text = each.partition("=")
+        number = text.removeprefix("$").removesuffix("/h")
+        if not re.fullmatch(r"\d+\.?\d*|\.\d+", number) or not float(number):
+            raise ValueError(
+                f"--price: expected DEVICE=USD with dollars per hour above 0, such as h200=2.50, got `{each}`"
+            )
+        found[library.path("hardware_profiles", name).stem] = float(number)
     return found
 
 

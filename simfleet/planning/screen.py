@@ -36,7 +36,8 @@ def _varied(plan: Json, changes: Json) -> list[str]:
     """What else than device, devices per replica and replicas was varied, values alone."""
     here = f"pools.{plan['pool']}."
     fixed = (f"{here}device", f"{here}tensor_parallel", f"{here}replicas")
-    return [f"{path.removeprefix(here).split('.')[-1]} {value}" for path, value in changes.items() if path not in fixed]
+    shown = {path: flow(value) if isinstance(value, dict) else value for path, value in changes.items()}
+    return [f"{path.removeprefix(here).split('.')[-1]} {value}" for path, value in shown.items() if path not in fixed]
 
 
 def headline(plan: Json) -> list[str]:

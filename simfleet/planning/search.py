@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from math import ceil, inf, sqrt
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simfleet.document import SpecError
-from simfleet.gate.judge import Row, judge
+from simfleet.gate.judge import NO_STEADY_STATE, Row, judge
 from simfleet.gate.targets import CONFIDENCE, Target
+from simfleet.intervals import share_interval
 from simfleet.planning.candidates import Candidate
 from simfleet.records import Status
 from simfleet.report.metrics import targets_met
@@ -26,10 +27,8 @@ AT_MOST = 6
 """Devices that are simulated where none are named, besides the scenario's own."""
 FURTHEST = 4
 """Most replicas that are tried, in guesses."""
-BATCHES, Z = 20, 1.96
-"""Parts of a run whose scatter says how far attainment is by chance; intervals are of 95 %."""
-BROKEN = ("overloaded", "nothing served")
-"""Regimes in which a fleet keeps nothing, whatever its share of good requests was so far."""
+BATCHES = 20
+"""Parts of a run whose scatter says how far attainment is by chance."""
 SPARED = ("utilisation", "kv_occupancy")
 """Metrics that a limit from below asks to be used, not spared: more replicas do not help."""
 
@@ -51,7 +50,7 @@ class Share(NamedTuple):
 
 
 def share(parts: Sequence[NDArray[np.bool_]], target: float) -> Share:
-    """The share over all `parts` (one per seed, in order of arrival) with Wilson's interval for as many requests as are independent.
+    """The share over all `parts` (one per seed, in order of arrival) with its interval for as many requests as are independent.
 
     Requests in one queue miss together: n is divided by how much further the means of BATCHES parts of each run scatter than those of
     independent requests would, and by no less than 1.
@@ -63,13 +62,8 @@ def share(parts: Sequence[NDArray[np.bool_]], target: float) -> Share:
     means = [(len(chunk), chunk.mean()) for part in parts for chunk in np.array_split(part, BATCHES) if len(chunk)]
     scatter = sum(size * (mean - p) ** 2 for size, mean in means) / max(len(means) - 1, 1)
     independent = n / max(scatter / (p * (1 - p)), 1.0) if 0 < met < n else n
-    return Share(p, *wilson(p, independent), target)
-
-
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share p of n independent trials."""
-    middle, half, whole = p + Z * Z / (2 * n), Z * sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)), 1 + Z * Z / n
-    return max((middle - half) / whole, 0.0), min((middle + half) / whole, 1.0)
+    _, low, high = share_interval(p * independent, independent, CONFIDENCE)
+    return Share(p, low, high, target)
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class Tried:
     @property
     def served(self) -> bool:
         """Whether every class reached its target, no run fell behind for good, and no target but of the budgets was missed."""
-        sound = all(report["regime"] not in BROKEN for report in self.reports)
+        sound = all(report["regime"] not in NO_STEADY_STATE for report in self.reports)
         reached = all(part.value >= part.target for part in self.shares.values())
         return bool(self.reports) and sound and reached and not missed(self.targets)
 
@@ -153,10 +147,9 @@ def attempt(task: Task, replicas: int) -> Tried:
     goals = {name: scenario.workload.classes[name].target for name in task.classes}
     shares = {name: share([_met(result, name) for result in results], target) for name, target in goals.items()}
     reports = tuple(result.summary for result in results)
-    rows: dict[bool, list[Row]] = {False: [], True: []}
-    for target in task.targets:
-        rows[is_budget(target)].append(judge(target, reports, CONFIDENCE))
-    return Tried(replicas, shares, reports, tuple(rows[False]), tuple(rows[True]))
+    targets = tuple(judge(target, reports, CONFIDENCE) for target in task.targets if not is_budget(target))
+    budgets = tuple(judge(target, reports, CONFIDENCE) for target in task.targets if is_budget(target))
+    return Tried(replicas, shares, reports, targets, budgets)
 
 
 def _met(result: Result, name: str) -> NDArray[np.bool_]:
@@ -191,7 +184,8 @@ class Settled:
             return counted(part.replicas, "replica") + (f" of {size} chips" if size > 1 else "")
 
         unbuilt = [part for part in self.tried.values() if part.why]
-        dear = min((part for part in self.tried.values() if part.served), key=lambda part: part.replicas, default=None)
+        unpaid = [part for part in self.tried.values() if part.served and not part.kept]
+        dear = min(unpaid, key=lambda part: part.replicas, default=None)
         last = max((part for part in self.tried.values() if part.reports), key=lambda part: part.replicas, default=None)
         if dear is not None:
             return f"target missed: {said(missed(dear.budgets)[0])} with {replicas(dear)}, fewer miss other targets"

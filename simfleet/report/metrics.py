@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simfleet.facility.caps import Caps
 from simfleet.records import Account, Status
 from simfleet.report.assumptions import assumptions
 from simfleet.report.cost import cost, energy, over, waterfall
 from simfleet.report.shares import caused, utilisation, whole
-from simfleet.report.validity import facility_range_j, validity
+from simfleet.report.validity import facility_range_j, power_caps_w, validity
 from simfleet.run import NO_CLASS, Run
 from simfleet.spec import Spec
 
@@ -23,6 +22,10 @@ SAMPLES = {0.5: 20, 0.9: 100, 0.95: 200, 0.99: 2000}
 REGIME_SAMPLES = 8
 """Fewer requests than this show no trend: the regime is `stable`."""
 
+REGIMES = ("stable", "backlogged", "overloaded", "nothing served")
+"""What `regime` says, from best to worst."""
+GROUPS = {"class": "classes", "pool": "pools", "model": "models", "tenant": "tenants"}
+"""Kind of group -> list of the report with an entry for each."""
 NO_TENANT = "(no tenant)"
 
 Array = NDArray[np.float64]
@@ -229,13 +232,6 @@ def peak_facility_w(run: Run, pools: Sequence[int]) -> float | None:
     return float(sum(rows["facility_w"][rows["pool"] == number] for number in pools).max())
 
 
-def _power_caps(run: Run, name: str) -> list[float] | None:
-    """Least and most that a device of a pool was allowed to draw during the run [W]; None where no limit but its own held."""
-    caps, pool = Caps(run.scenario.pools, run.scenario.sites), run.scenario.pools[name]
-    watts = [caps.device_w(name, time_s) for time_s in caps.times(run.records.duration_s)]
-    return [min(watts), max(watts)] if min(watts) < pool.profile.power.limit.value else None
-
-
 # -- groups ---------------------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +250,7 @@ def _pool(run: Run, number: int) -> Json:
             "steps_short_of_blocks": ledger.kv_stalls, "steps_short_of_seats": ledger.seat_stalls,
         },
         "waiting_peak_per_replica": ledger.waiting_peak, "iterations": ledger.iterations,
-        "device_power_cap_w": _power_caps(run, ledger.name),
+        "device_power_cap_w": power_caps_w(run, ledger.name),
         "energy": energy(run, [whole(run, number)], accounts)
         | {"peak_facility_w": peak_facility_w(run, [number]), "facility_range_j": facility_range_j(run, number)},
         "cost": cost(run, [whole(run, number)], accounts) | {"lines_usd": waterfall(run, [number])},

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from simfleet.facility.caps import Caps
 from simfleet.hardware.profile import Validity
 from simfleet.pool import Pool
 from simfleet.run import Run
@@ -13,6 +14,10 @@ ESTIMATE_FACTOR = 1.5
 
 POWER_ESTIMATE = 0.3
 """How far watts may be off, either way, where a device's power constants are scaled from its TDP (docs/energy.md)."""
+
+
+CAPS_COMPARED = 0.5
+"""The deepest power cap that was compared with measured runs, as a share of a device's own limit (docs/energy.md)."""
 
 
 def validity(run: Run) -> list[str]:
@@ -33,6 +38,13 @@ def facility_range_j(run: Run, number: int) -> list[float] | None:
     per_device_j = pool.profile.server.factor.value * ledger.facility_j / ledger.node_j
     off_j = POWER_ESTIMATE * ledger.active_j * per_device_j
     return [ledger.facility_j - off_j, ledger.facility_j + off_j]
+
+
+def power_caps_w(run: Run, name: str) -> list[float] | None:
+    """Least and most that a device of a pool was allowed to draw during the run [W]; None where no limit but its own held."""
+    caps, pool = Caps(run.scenario.pools, run.scenario.sites), run.scenario.pools[name]
+    watts = [caps.device_w(name, time_s) for time_s in caps.times(run.records.duration_s)]
+    return [min(watts), max(watts)] if min(watts) < pool.profile.power.limit.value else None
 
 
 def _watts(run: Run, number: int) -> str:
@@ -78,11 +90,15 @@ def _beyond(run: Run, number: int, pool: Pool, entry: Validity) -> list[str]:
     ledger = run.records.pools[number]
     longest = max((account.longest for account in run.records.accounts if account.pool == number), default=0)
     rows = ledger.output_tokens / max(ledger.iterations, 1)
+    limit_w = pool.profile.power.limit.value
+    least_w = min(power_caps_w(run, ledger.name) or [limit_w])
     found = {
         f"model {pool.network.name}": pool.network.name not in entry.models,
         f"{counted(pool.parallel.devices, 'device')} a replica (compared: {entry.devices})": pool.parallel.devices
         > entry.devices,
         f"{counted(round(rows), 'sequence')} a step (compared: {entry.sequences})": rows > entry.sequences,
         f"{longest:,} tokens (compared: {entry.context:,})": longest > entry.context,
+        f"devices held to {least_w:,.0f} W (compared: down to {CAPS_COMPARED * limit_w:,.0f} W)": least_w
+        < CAPS_COMPARED * limit_w,
     }
     return [what for what, is_beyond in found.items() if is_beyond]

@@ -26,7 +26,7 @@ Json = dict[str, Any]
 ORIGIN = "--over"
 UNNAMED = ("name", "description", "variants")
 """Keys of a scenario that no number of its runs depends on."""
-BESIDE = ("calibration", "cli.py", "evidence", "gate", "page", "planning", "sensitivity")
+BESIDE = ("calibration", "cli.py", "evidence", "gate", "intervals.py", "page", "planning", "sensitivity")
 """Parts of the program that no number of a run depends on."""
 LIBRARIES = ("numpy", "scipy", "simpy")
 """A new release of these may draw or round otherwise."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from io import BytesIO
-from math import fsum, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simfleet.intervals import interval
+from simfleet.report.metrics import GROUPS, REGIMES
 from simfleet.report.summary import number, percent, seconds
 from simfleet.sweeping.executors import Answer
 from simfleet.sweeping.points import Axis, Json, write
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIDENCE = 0.95
-REGIMES = ("stable", "backlogged", "overloaded", "nothing served")
-"""From best to worst: a point has the worst of its seeds."""
-GROUPS = {"class": "classes", "pool": "pools", "model": "models", "tenant": "tenants"}
 LABELS = ("regime", "site", "model", "device", "replicas", "tensor_parallel", "devices", "target")
 """What is not averaged over seeds."""
 SHARES = ("attainment", "attainment_completion", "attainment_ttft", "attainment_tpot", "attainment_e2e", "utilisation", "kv_occupancy_mean",
@@ -229,7 +227,7 @@ def _over_seeds(sets: Sequence[Json]) -> Json:
     found: Json = {}
     for name in dict.fromkeys(name for numbers in sets for name in numbers if name not in ("of", "group")):
         values = [numbers.get(name) for numbers in sets]
-        if name == "regime":
+        if name == "regime":  # the worst of all
             found[name] = max(values, key=REGIMES.index)
         elif name in LABELS:
             found[name] = values[0]
@@ -243,17 +241,11 @@ def _interval(name: str, values: list[float], wanted: int) -> Json:
     columns = (name, f"low_{name}", f"high_{name}")[: 3 if wanted > 1 else 1]
     if len(values) < wanted:
         return dict.fromkeys(columns)
-    mean = fsum(values) / wanted
     if wanted == 1:
         return {name: values[0]}
-    from scipy.special import stdtrit  # noqa: PLC0415 - heavy
-
-    deviation = sqrt(fsum((value - mean) ** 2 for value in values) / (wanted - 1))
-    half = float(stdtrit(wanted - 1, (1 + CONFIDENCE) / 2)) * deviation / sqrt(wanted)
-    low, high = mean - half, mean + half
-    return dict(
-        zip(columns, (mean, max(low, 0.0), min(high, 1.0)) if name in SHARES else (mean, low, high), strict=True)
-    )
+    mean, low, high = interval([float(value) for value in values], CONFIDENCE)
+    bounds = (max(low, 0.0), min(high, 1.0)) if name in SHARES else (low, high)
+    return dict(zip(columns, (mean, *bounds), strict=True))
 
 
 def _frame(rows: Iterable[Json]) -> "pd.DataFrame":

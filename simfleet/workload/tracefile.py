@@ -187,7 +187,8 @@ def _position(name: str, header: list[str], file: str) -> int:
         return header.index(name)
     known = ", ".join(f"`{column}`" for column in header) or "an empty file"
     near = get_close_matches(name, header, n=1)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
+    other = "; `format` or `columns` of the trace says what its columns are" if header else ""
+    hint = f"; did you mean `{near[0]}`?" if near else other
     raise ValueError(f"{file}:1: expected a column `{name}`, got {known}{hint}")
 
 
