@@ -226,7 +226,9 @@ def _ledger(
     pool = scenario.pools[name]
     meter, schedulers = replicas[0].meter, [replica.scheduler for replica in replicas]
     total = schedulers[0].kv.total
-    busy_s = duration_s * len(replicas) - meter.rest_s if meter.active_j else 0.0  # without work: not what rounding leaves
+    busy_s = (
+        duration_s * len(replicas) - meter.rest_s if meter.active_j else 0.0
+    )  # without work: not what rounding leaves
     return PoolLedger(
         name=name,
         replicas=pool.replicas,
