@@ -3,13 +3,15 @@
 import json
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from textwrap import wrap
+from typing import Literal
 
 import click
 
 from simfleet.document import SpecError
 from simfleet.hardware.profile import Profile, facts
 from simfleet.library import Library
+from simfleet.page.sources import numbers
 from simfleet.result import Result
 from simfleet.scenario import Scenario, check_variants, load
 from simfleet.simulation import simulate
@@ -26,6 +28,7 @@ from simfleet.terminal import (
     stop,
     variant_option,
 )
+from simfleet.units import written
 from simfleet.workload import describe
 
 SHOWN = ("bf16", "fp8", "int8", "fp4")
@@ -167,36 +170,43 @@ def profiles(name: str | None, paths: tuple[Path, ...]) -> None:
 def _profile_line(library: Library, name: str) -> str:
     profile = library.profile(name)
     memory, power = profile.memory, profile.power
-    tflops = ", ".join(
-        f"{precision} {fact.value / 1e12:,.0f}" for precision, fact in profile.flops.items() if precision in SHOWN
-    )
+    shown = SHOWN if "bf16" in profile.flops else ("fp16", *SHOWN[1:])
+    tflops = [f"{name} {profile.flops[name].value / 1e12:,.0f}" for name in shown if name in profile.flops]
     price = f"${profile.rent[0].price:.2f}/h" if profile.rent else "no offer"
     return (
-        f"{name:24} {memory.capacity.value / 1e9:7,.1f} GB {memory.kind:14.14} {memory.bandwidth.value / 1e12:6.2f} TB/s  "
-        f"{power.tdp.value:6,.0f} W  {price:>9}  TFLOP/s {tflops}"
+        f"{name:24} {memory.capacity.value / 1e9:7,.1f} GB {memory.kind:14.14} {memory.bandwidth.value / 1e12:9,.2f} TB/s  "
+        f"{power.tdp.value:6,.0f} W  {price:>9}  TFLOP/s {', '.join(tflops) or 'unknown'}"
     )
 
 
 def _explain(profile: Profile) -> str:
-    """Every number of a profile with its grade and source."""
+    """Every number of a profile with its unit, grade and source."""
     lines = [
         f"{profile.name}: {profile.description} ({profile.vendor}, {profile.kind})",
         f"memory: {profile.memory.kind}",
     ]
     if profile.memory.note:
         lines.append(f"  {profile.memory.note}")
+    lines.append(f"  {'number':32} {'value':>16}  {'grade':10} source - note")
     for path, fact in facts(profile):
         note = f" - {fact.note}" if fact.note else ""
-        lines.append(f"  {path:42} {_si(fact.value):>24}  {fact.grade:10} {fact.source}{note}")
+        found = dict(numbers(path, fact, _exact))
+        lines.append(f"  {path:32} {found.get(path, ''):>16}  {fact.grade:10} {fact.source}{note}")
+        if path not in found:
+            together = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in found.items() if value)
+            lines += wrap(together, width=110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
-        f"  rent {offer.price:8.2f} $/h  {offer.provider}, {offer.kind}, {offer.date} ({offer.source})"
+        f"  {'rent':32} {f'{offer.price:.2f} $/h':>16}  {'offer':10} {offer.provider}, {offer.kind}, {offer.date} ({offer.source})"
         for offer in profile.rent
     ]
     return "\n".join([*lines, "sources:", *(f"  {key}: {text}" for key, text in profile.sources.items())])
 
 
-def _si(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _exact(value: float, dimension: str | None) -> str:
+    """A number of a profile as its file could say it: `3.35 TB/s`, `$25,000`."""
+    if dimension is None or dimension == "dollars":
+        return f"{'$' if dimension else ''}{value:,.6g}"
+    return written(value, dimension)
 
 
 @cli.command()

@@ -5,27 +5,30 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import yaml
 
 Location = tuple[str | int, ...]
-MOST_NODES, MOST_DEPTH, MOST_NAMES = 100_000, 50, 12
+MOST_NODES, MOST_DEPTH = 100_000, 50
+MOST_LISTED = 400
+"""Characters of names that a message lists."""
 
 
 # -- problems ------------------------------------------------------------------------------------------------------------
 
 
 class Mark(NamedTuple):
-    """A place in a file; line 0 for what has none."""
+    """A place in a file; line 0, or column 0, for what has none."""
 
     file: str
     line: int = 0
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
 
 
 class Problem(NamedTuple):
@@ -50,14 +53,38 @@ class SpecError(ValueError):
         return type(self), (self.problems,)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as an ending of a message, or all of them where none is near."""
+def did_you_mean(name: str, known: Iterable[str], unlisted: Iterable[str] = ()) -> str:
+    """The nearest known name as an ending of a message, or all of them where none is near.
+
+    `unlisted` are names that may be near too, but are not listed; nor are names beyond MOST_LISTED characters, only counted.
+    """
     names = list(known)
-    lower = {other.lower(): other for other in names}
-    near = get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean `{lower[near[0]]}`?"
-    return f"; known: {', '.join(names[:MOST_NAMES])}{', ...' if len(names) > MOST_NAMES else ''}" if names else ""
+    near = _nearest(name, {other.lower(): other for other in (*names, *unlisted)})
+    if near or not names:
+        return near
+    listed = names[: sum(end <= MOST_LISTED for end in accumulate(len(other) + 2 for other in names)) or 1]
+    more = len(names) - len(listed)
+    return f"; known: {', '.join(listed)}{f' and {more} more' if more else ''}"
+
+
+def near_file(name: str, files: Iterable[str]) -> str:
+    """The file meant by the name of a missing one, as an ending of a message; names are compared without their suffixes."""
+    stems: dict[str, list[str]] = {}
+    for file in files:
+        stems.setdefault(_stem(file), []).append(file)
+    return _nearest(
+        _stem(name), {stem: get_close_matches(name, alike, n=1, cutoff=0)[0] for stem, alike in stems.items()}
+    )
+
+
+def _stem(file: str) -> str:
+    return Path(file.lower().removesuffix(".gz")).stem
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    """What the nearest key, in lower case, stands for, as an ending of a message; nothing where none is near."""
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    return f"; did you mean `{known[near[0]]}`?" if near else ""
 
 
 def short(value: Any) -> str:
@@ -159,10 +186,8 @@ def read(path: Path) -> Document:
 
 
 def _beside(path: Path) -> str:
-    """The YAML file of the same folder that was meant by a missing one, as an ending of a message; their suffixes alone are not alike."""
-    names = {other.stem: other.name for other in path.parent.glob("*.y*ml")}
-    near = get_close_matches(path.stem, sorted(names), n=1, cutoff=0.6)
-    return f"; did you mean `{names[near[0]]}`?" if near else ""
+    """The YAML file of the same folder that was meant by a missing one."""
+    return near_file(path.name, sorted(other.name for other in path.parent.glob("*.y*ml")))
 
 
 # -- strict YAML ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,17 @@ KINDS = {
 SUFFIXES = (".yaml", ".yml")
 
 
+PLACES = {
+    "hardware_profiles": "pools.NAME.device",
+    "models": "pools.NAME.model",
+    "engines": "pools.NAME.engine",
+    "sites": "sites.NAME.preset",
+    "cooling": "sites.NAME.overhead",
+    "workloads": "workload.streams.NAME.preset",
+    "scenarios": "simfleet run NAME",
+}
+"""Where a name of each kind goes."""
+
 ALIASED = ("hardware_profiles", "models", "engines")
 """Kinds whose things have other names elsewhere."""
 
@@ -91,7 +102,7 @@ class Library:
         aliases = self._aliases(kind)
         if plain(name) in aliases:
             return aliases[plain(name)]
-        raise LookupError(f"unknown {KINDS[kind]} `{name}`{did_you_mean(name, [*self.names(kind), *aliases])}")
+        raise LookupError(f"unknown {KINDS[kind]} `{name}`{self._meant(kind, name)}")
 
     def names(self, kind: str) -> list[str]:
         """All names of a kind, sorted."""
@@ -108,6 +119,15 @@ class Library:
     def site(self, name: str) -> Site:
         """A site. Raises as `profile` does."""
         return build(Site, self.document("sites", name), {"library": self})
+
+    def _meant(self, kind: str, name: str) -> str:
+        """What an unknown name could have meant, as an ending of a message: a thing of another kind, a near name, or a file of one's own."""
+        for other, what in KINDS.items():
+            if name in self.names(other) or plain(name) in self._aliases(other):
+                return f"; `{name}` is {'an' if what[0] in 'aeiou' else 'a'} {what}: `{PLACES[other]}`"
+        ending = did_you_mean(name, self.names(kind), self._aliases(kind))
+        own = "" if "did you mean" in ending else "; for files of your own, `--path FOLDER` names their folder"
+        return ending + own
 
     def _aliases(self, kind: str) -> dict[str, Path]:
         """Plain name or alias -> file, of all devices, models or engines that can be read."""

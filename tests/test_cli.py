@@ -127,7 +127,13 @@ def test_profiles_lists_and_explains() -> None:
     assert [line.split()[0] for line in listed] == Library().names("hardware_profiles")
     explained = simfleet("profiles", "h100").stdout
     assert explained.startswith("nvidia-h100-sxm")
-    assert "memory.bandwidth" in explained
+    lines = [line.split() for line in explained.splitlines()]
+    assert ["number", "value", "grade", "source", "-", "note"] in lines
+    assert ["memory.bandwidth", "3.35", "TB/s", "datasheet"] in [line[:4] for line in lines]
+    assert ["server.host", "1.735", "kW", "estimate"] in [line[:4] for line in lines]
+    assert "t0 3.156 us, compute 0.8086, " in explained
+    assert not re.search(r"e[+-]\d\d\b", explained.partition("sources:")[0])
+    assert all(line.partition("TFLOP/s ")[2] for line in listed)
     assert "datasheet" in explained
     assert "sources:" in explained
 

@@ -69,6 +69,16 @@ def test_what_is_not_determined_is_none(requests: list[tuple[float, int, int]]) 
     assert describe.text({"a": one})
 
 
+def test_text_is_for_people() -> None:
+    """Thousands commas, hours where seconds are many, two digits of a correlation and no minus zero."""
+    one = describe.describe([(12.0 * i, 20_000 + i % 7, 100 + i % 5) for i in range(7201)])
+    text = describe.text({"a": one | {"length_correlation": -0.0003281}})
+    assert "  7,201 requests in 86,400 s (24 h), 0.0833 /s; CV of gaps 0" in text
+    assert "144,0" in text
+    assert text.endswith("rank correlation of input and output 0.00")
+    assert describe.text({"a": one | {"length_correlation": -0.256}}).endswith(" -0.26")
+
+
 def test_silence_has_no_dispersion() -> None:
     one = describe.describe([(700.0, 1, 1)], 700.0)
     assert one["windows_s"][300] == {"dispersion": None, "peak_per_s": 0.0}
@@ -160,7 +170,7 @@ def test_text_shows_figures_drops_and_hits(tmp_path: Path) -> None:
     lines = describe.text(described).splitlines()
     assert lines[:3] == [
         "replay",
-        "  699 requests in 699 s, 1 /s; CV of gaps 0.03777",
+        "  699 requests in 699 s, 1 /s; CV of gaps 0.0378",
         "  bad rows of the file, dropped: 1",
     ]
     assert lines[3].split() == ["window", "1", "s", "10", "s", "60", "s", "300", "s"]

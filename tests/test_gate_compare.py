@@ -141,10 +141,12 @@ def test_only_seeds_of_both_sides_count() -> None:
         ("pools.chat.replicas", "2", ["pool chat: replicas: 1 -> 2"]),
         ("pools.chat.precision", "fp8", ["pool chat: precision: weights bf16, kv bf16, activations bf16 -> weights fp8, kv bf16, activations fp8"]),
         ("pools.chat.device", "nvidia-l40s", ["pool chat: device: nvidia-h100-sxm -> nvidia-l40s"]),
-        ("horizon", "30 s", ["horizon_s: None -> 30.0"]),
-        ("workload.classes.chat.ttft", "2 s", ["class chat: targets: ttft_s 1.0, tpot_s 0.05, target 0.95 -> ttft_s 2.0, tpot_s 0.05, target 0.95"]),
-        ("workload.streams.talk.arrival.rate", "9 /s", ["in it: nothing that reports tell, so workload, engine, routing, cost, site or model"]),
-        ("pools.more", "{model: llama-3.1-8b, device: nvidia-h100-sxm}", ["pool more: only in the new run"]),
+        ("horizon", "30 s", ["horizon: none -> 30 s"]),
+        ("workload.classes.chat.ttft", "2 s", ["class chat: targets: TTFT 1 s, TPOT 50 ms, 95 % -> TTFT 2 s, TPOT 50 ms, 95 %"]),
+        ("workload.streams.talk.arrival.rate", "9 /s", ["workload.streams.talk.arrival.rate: 8 /s -> 9 /s"]),
+        ("pools.more", "{model: llama-3.1-8b, device: nvidia-h100-sxm}", ["pool more: absent -> there"]),
+        ("pools.chat.power_cap", "400 W", ["pool chat: device power cap: none -> 400 W", "pools.chat.power_cap: not given -> 400 W"]),
+        ("pools.chat.cost", "{kind: rent, price: $2/h}", ["pools.chat.cost.kind: not given -> rent", "pools.chat.cost.price: not given -> $2/h"]),
     ],
 )  # fmt: skip
 def test_changed_inputs_are_told_first(path: str, value: str, told: list[str]) -> None:
@@ -152,7 +154,7 @@ def test_changed_inputs_are_told_first(path: str, value: str, told: list[str]) -
     new = [simulate(changed, seed=seed, requests=False).summary for seed in range(2)]
     suite = compare(reports(2), new)
     hashes = [side[0]["scenario"]["sha256"][:12] for side in (reports(2), new)]
-    assert suite.data["changed"] == [f"scenario (with its profiles): {hashes[0]} -> {hashes[1]}", *told]
+    assert suite.data["changed"] == [f"scenario and profiles (sha256): {hashes[0]} -> {hashes[1]}", *told]
     assert suite.facts[: 1 + len(told)] == tuple(f"changed: {line}" for line in suite.data["changed"])
     assert not [row for row in suite.rows if "{pool=more}" in row.name]
 
@@ -163,9 +165,36 @@ def test_profile_and_version_are_told() -> None:
     was = reports(1)[0]
     assert changes(was, new) == [
         f"simfleet: {was['simfleet_version']} -> 9.9",
-        f"pool chat: profile of nvidia-h100-sxm: {was['pools'][0]['profile_sha256'][:12]} -> ffffffffffff",
+        f"profile of nvidia-h100-sxm: {was['pools'][0]['profile_sha256'][:12]} -> ffffffffffff",
     ]
     assert changes(was, reports(1)[0]) == []
+
+
+def test_another_hash_is_never_called_the_same() -> None:
+    """Where nothing that the reports hold explains it, that is said; so too where reports do not hold what was written."""
+    new: Any = reports(1)[0]
+    new["scenario"]["sha256"] = "f" * 64
+    unknown = "in it: nothing that these reports hold: a model, preset or file that the scenario names"
+    assert changes(reports(1)[0], new)[1:] == [unknown]
+    del new["scenario"]["inputs"]
+    assert changes(reports(1)[0], new)[1:] == [unknown]
+
+
+def test_one_class_stands_once() -> None:
+    """With two classes each has rows of its own; one class is the whole run."""
+    one = [report | {"classes": report["classes"][:1]} for report in reports(1)]
+    names = [row.name for row in compare(one, one).rows]
+    assert "ttft mean" in names
+    assert not [name for name in names if "class=" in name]
+    both = {row.name for row in compare(reports(1), reports(1)).rows}
+    assert {"ttft mean", "ttft{class=chat} mean", "attainment{class=night}"} <= both
+
+
+def test_the_tolerance_reads_the_same_whichever_way_is_better(tmp_path: Path) -> None:
+    wanted = {row.name: row.wanted for row in compare(reports(1), reports(1)).rows}
+    assert {wanted[name] for name in ("goodput_rps", "ttft mean")} == {"at most 1 % worse"}
+    same = tolerances(tmp_path, "default: null\nmetrics: {usd_total: {rel: 2 %, abs: $3, direction: same}}\n")
+    assert compare(reports(1), reports(1), same).rows[0].wanted == "at most 2 % or $3.00 apart"
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simfleet.document import SpecError, read
-from simfleet.library import ALIASED, KINDS, Library, plain, shipped
+from simfleet.document import MOST_LISTED, SpecError, read
+from simfleet.library import ALIASED, KINDS, PLACES, Library, plain, shipped
 from simfleet.scenario import load
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_a_path_stays_a_path(own):
             "unknown hardware profile `nvidia-h100-xsm`; did you mean `nvidia-h100-sxm`?",
         ),
         ("models", "LLAMA-3.1-8B-x", "unknown model `LLAMA-3.1-8B-x`; did you mean `llama-3.1-8b`?"),
-        ("sites", "atlantis", "unknown site `atlantis`; known: "),
+        ("sites", "germani", "unknown site `germani`; did you mean `germany`?"),
         ("workloads", "azure-2023-cod", "did you mean `azure-2023-code`?"),
         ("scenarios", "quickstrat", "unknown scenario `quickstrat`; did you mean `quickstart`?"),
         ("models", "x" * 10_000, "unknown model"),
@@ -124,7 +124,69 @@ def test_an_unknown_name_says_what_is_near(kind, name, message):
     with pytest.raises(LookupError) as caught:
         Library().data(kind, name)
     assert message in caught.value.args[0]
-    assert len(caught.value.args[0]) < 300 + len(name)
+    assert len(caught.value.args[0]) < MOST_LISTED + 120 + len(name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_like_no_other_lists_those_of_its_kind(kind):
+    with pytest.raises(LookupError) as caught:
+        Library().path(kind, "zzzzz")
+    start, listed = f"unknown {KINDS[kind]} `zzzzz`; known: ", ", ".join(Library().names(kind))
+    end = "; for files of your own, `--path FOLDER` names their folder"
+    message = caught.value.args[0]
+    assert message.startswith(start)
+    assert message.endswith(end)
+    shown, _, more = message.removeprefix(start).removesuffix(end).partition(" and ")
+    assert listed.startswith(shown)
+    assert len(shown.split(", ")) + int(more.removesuffix(" more") or 0) == len(Library().names(kind))
+    assert (shown == listed) == (len(listed) < MOST_LISTED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "meant"),
+    [
+        ("hardware_profiles", "germany", "a site: `sites.NAME.preset`"),
+        ("hardware_profiles", "vllm", "an engine: `pools.NAME.engine`"),
+        ("hardware_profiles", "meta-llama/Llama-3.1-8B", "a model: `pools.NAME.model`"),
+        ("hardware_profiles", "chiller", "a cooling preset: `sites.NAME.overhead`"),
+        ("sites", "h100", "a hardware profile: `pools.NAME.device`"),
+        ("models", "azure-2023-code", "a workload preset: `workload.streams.NAME.preset`"),
+        ("models", "quickstart", "a scenario: `simfleet run NAME`"),
+    ],
+)
+def test_a_name_of_another_kind_says_where_it_goes(kind, name, meant):
+    with pytest.raises(LookupError) as caught:
+        Library().path(kind, name)
+    assert caught.value.args[0] == f"unknown {KINDS[kind]} `{name}`; `{name}` is {meant}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("hardware_profiles", "nvidia-h200-sxm"),
+        ("models", "llama-3.1-8b"),
+        ("engines", "sglang"),
+        ("sites", "germany"),
+        ("cooling", "chiller"),
+        ("workloads", "azure-2023-code"),
+    ],
+)
+def test_a_place_is_a_key_of_a_scenario(kind, name):
+    """What the messages say about where a name goes can be written there, and nothing else can."""
+    things = PLACES[kind].split(".")[0].removesuffix("s")
+    path = PLACES[kind].replace("NAME", {"pool": "chat", "site": "virginia", "workload": "chat"}[things])
+    load("w1", overrides=[(path, name)])
+    with pytest.raises(SpecError, match=f"unknown {KINDS[kind]} `zzzzz`"):
+        load("w1", overrides=[(path, "zzzzz")])
+
+
+def test_every_kind_has_a_place():
+    assert set(PLACES) == set(KINDS)
+
+
+def test_own_names_count_as_other_kinds(own):
+    with pytest.raises(LookupError, match=r"`mine` is a model: `pools\.NAME\.model`$"):
+        Library((own,)).path("sites", "mine")
 
 
 def test_own_folders_come_first(own):

@@ -30,6 +30,7 @@ from simfleet.page.written import yaml
 from simfleet.report.metrics import summarise
 from simfleet.report.summary import number, percent
 from simfleet.result import Result
+from simfleet.run import Run
 from tests.factories import Row, full_run, make_run
 
 ROOT = Path(__file__).parents[1]
@@ -347,7 +348,7 @@ def test_every_number_has_a_source(quick):
         (5e10, "bytes per second", "50.0 GB/s"),
         (9.89e14, "operations per second", "989 TFLOP/s"),
         (2.5, "dollars per hour", "$2.50/h"),
-        (0.0, "watts", "0 mW"),
+        (0.0, "watts", "0 W"),
         (0.75, None, "0.75"),
     ],
 )
@@ -387,6 +388,25 @@ def test_what_was_asked_comes_before_what_came_out(versus):
     assert {"$/Mtok in", "$/Mtok out", "$/Mtok in+out"} <= set(re.findall(r">(\$/Mtok [a-z+]+)<", text))
     assert "Class chat" in text
     assert "Pool l40s" in text
+
+
+def test_no_input_is_called_the_same_while_the_hash_differs(quick):
+    other = {**quick.summary, "scenario": {**quick.summary["scenario"], "sha256": "f" * 64}}
+    text = compare_page(quick.summary, other)
+    assert "nothing that these reports hold" in text
+    assert "all others" not in text
+    assert "The same scenario" not in text
+    rented = quick.run.scenario.replace("pools.h100.cost", {"kind": "rent", "price": "$2.5/h"})
+    cheaper = summarise(Run(rented, quick.run.seed, quick.run.records, quick.run.version))
+    assert '<td>pools.h100.cost.price</td><td class="text">not given</td><td class="text">$2.5/h</td>' in compare_page(
+        quick.summary, cheaper
+    )
+
+
+def test_other_seeds_of_the_same_scenario_are_said(quick):
+    text = compare_page(quick.summary, {**quick.summary, "seed": 99})
+    assert "The seeds differ: " in text
+    assert "The same scenario, profiles and version." in text
 
 
 def test_the_same_run_twice_differs_in_nothing(quick):

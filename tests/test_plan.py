@@ -14,7 +14,7 @@ from simfleet.cli import cli
 from simfleet.gate.judge import Row
 from simfleet.gate.targets import targets_of
 from simfleet.planning import candidates, screen, search
-from simfleet.planning.demand import Steps, alone_s, demand
+from simfleet.planning.demand import Steps, alone_s, beyond, demand
 from simfleet.planning.plan import Plan, plan
 from simfleet.planning.search import Settled, Share, Task, Tried, attempt, is_budget, settle, share
 
@@ -166,6 +166,108 @@ def test_one_pool_of_several_is_planned() -> None:
     found = plan(load(data), {"pools.chat.tensor_parallel": [1]}, pool="chat", device=["nvidia-h100-sxm"])
     assert found.best is not None
     assert {pool["name"] for pool in found.best.tried.reports[0]["pools"]} == {"chat", "old"}
+
+
+@pytest.fixture(scope="module", params=["enough", "too few"])
+def beside(request: pytest.FixtureRequest) -> tuple[bool, dict[str, Any], Plan]:
+    """Whether an old pool does without the planned one; the scenario's data; the plan, whose answer is a single replica."""
+    enough = request.param == "enough"
+    data = service("20 s", arrival={"rate": "29 /s" if enough else "40 /s"})
+    data["pools"] |= {"old": {"model": "llama-3.1-8b", "device": "nvidia-h100-sxm"}}
+    data["targets"] = {"utilisation{pool=chat}": ["<= 100 %"]}
+    found = plan(load(data), {"pools.chat.tensor_parallel": [1]}, pool="chat", device=["nvidia-h100-sxm"])
+    assert found.best is not None
+    assert found.best.tried.replicas == 1
+    return enough, data, found
+
+
+def test_one_fewer_than_a_single_replica_is_the_other_pools(beside: tuple[bool, dict[str, Any], Plan]) -> None:
+    """They are simulated: what binds is what they miss, nothing where they miss nothing, and then the pool is not needed."""
+    enough, data, found = beside
+    assert found.best is not None
+    row, text = found.best.as_json(), found.text()
+    alone = simulate(load(data | {"pools": {"old": data["pools"]["old"]}, "targets": {}}), requests=False).summary
+    assert row["one_fewer"] == row["without_pool"]["attainment"]
+    assert row["one_fewer"]["chat"]["value"] == alone["attainment"]["overall"]
+    assert alone["attainment"]["overall"] < 1, "so that a run has something that it reaches least"
+    assert row["without_pool"]["kept"] is enough is alone["classes"][0]["kept"]
+    assert row["binds"]["target"] == (None if enough else alone["classes"][0]["attainment"]["binds"])
+    assert ("NOT NEEDED: without chat the other pools keep every target: " in text) is enough
+    kept = f"{alone['attainment']['overall'] * 100:.2f} % of chat by the other pools while it is gone"
+    assert f"Lose the only replica (1 chip): {kept}" in " ".join(text.split())
+    assert "(of a single one: that the other pools miss without it)" in text
+
+
+def test_of_a_single_replica_alone_nothing_is_said_to_bind() -> None:
+    scenario = load(service("20 s", arrival={"rate": "10 /s"}))
+    found = plan(scenario, {"pools.chat.tensor_parallel": [1]}, device=["nvidia-h100-sxm"])
+    assert found.best is not None
+    row = found.best.as_json()
+    assert (row["replicas"], row["binds"]["target"], row["one_fewer"], row["without_pool"]) == (1, None, None, None)
+    assert "(of a single one there is none fewer, so none)" in found.text()
+    assert "Lose the only replica: the pool serves nothing" in found.text()
+
+
+# -- the busiest of what comes --------------------------------------------------------------------------------------------
+
+DAY = {"kind": "sinusoid", "period": "1 d", "amplitude": 0.5, "peak": "14 h"}
+
+
+def known_beyond(arrival: dict[str, Any], horizon: str, *others: dict[str, Any]) -> Any:
+    data = service(horizon, arrival=arrival)
+    first = data["workload"]["streams"][0]
+    data["workload"]["streams"] += [first | {"name": f"other{i}", "arrival": each} for i, each in enumerate(others)]
+    return beyond(load(data), "chat", 0)
+
+
+def test_a_peak_after_the_horizon_is_known() -> None:
+    """Rates are known by hand: a swing of one half around the mean, two hours before the trough."""
+    found = known_beyond({"rate": "20 /s", "envelope": DAY}, "15 min")
+    assert found.peak_per_s == pytest.approx(30, rel=1e-3)
+    assert found.peak_at_s == pytest.approx(14 * 3600, abs=300)
+    assert found.planned_per_s == pytest.approx(20 + 10 * np.cos(2 * np.pi * 14 / 24), rel=1e-2)
+    assert known_beyond({"rate": "20 /s", "envelope": DAY}, "1 d") is None
+    assert known_beyond({"rate": "20 /s", "envelope": DAY}, "11 h") is None, "nine tenths of the peak"
+    assert known_beyond({"rate": "20 /s", "envelope": {**DAY, "amplitude": 0.05}}, "15 min") is None
+    assert known_beyond({"rate": "20 /s"}, "15 min") is None
+
+
+def test_streams_peak_together_or_not_at_all() -> None:
+    night = {"rate": "20 /s", "envelope": {**DAY, "peak": "2 h"}}
+    assert known_beyond({"rate": "20 /s", "envelope": DAY}, "15 min", night) is None
+    both = known_beyond({"rate": "20 /s", "envelope": DAY}, "15 min", {"rate": "10 /s"})
+    assert both.peak_per_s == pytest.approx(40, rel=1e-3)
+
+
+def test_what_has_ended_does_not_add_to_a_peak() -> None:
+    ends = {"kind": "stages", "stages": [{"duration": "5 min", "factor": 1}]}
+    spike = {"kind": "spike", "at": "10 min", "duration": "2 min", "factor": 4}
+    found = known_beyond({"rate": "5 /s", "envelope": spike}, "5 min", {"rate": "20 /s", "envelope": ends})
+    assert found is None, "25 at first, 20 in the spike"
+    alone = known_beyond({"rate": "5 /s", "envelope": spike}, "5 min")
+    assert alone == pytest.approx((5, 20, 600))
+
+
+def test_the_busiest_minute_of_a_trace_is_known(tmp_path: Any) -> None:
+    rows = [f"{second},500,50" for second in range(300)] + [f"{400 + i / 5},500,50" for i in range(300)]
+    (tmp_path / "busy.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *rows]))
+    data = service("4 min")
+    stream = {key: data["workload"]["streams"][0][key] for key in ("name", "model", "class")}
+    data["workload"]["streams"] = [stream | {"trace": {"file": str(tmp_path / "busy.csv")}}]
+    found = beyond(load(data), "chat", 0)
+    assert found == pytest.approx((1, 200 / 60, 420), rel=0.05)
+    assert beyond(load(data | {"horizon": "10 min"}), "chat", 0) is None
+
+
+def test_a_plan_of_the_night_says_so() -> None:
+    arrival = {"rate": "10 /s", "envelope": DAY}
+    found = plan(
+        load(service("20 s", arrival=arrival)), {"pools.chat.tensor_parallel": [1]}, device=["nvidia-h100-sxm"]
+    )
+    assert "BELOW THE PEAK: the planned 20 s reach 5.67 requests/s; the peak of the streams is 15.0/s at 14 h" in (
+        found.text()
+    )
+    assert found.as_json()["demand"]["beyond"]["peak_per_s"] == pytest.approx(15, rel=1e-3)
 
 
 # -- the scenario's targets -----------------------------------------------------------------------------------------------
@@ -573,6 +675,48 @@ def test_command(tmp_path: Any) -> None:
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {"frontier.png", "frontier.svg"}
 
 
+def test_only_where_some_are_owned_is_it_said_who_is(planned: Plan) -> None:
+    assert "  paid  " not in planned.text()
+    scenario = with_changes(load(service("20 s")), cost={"kind": "own"})
+    sizes, names = {"pools.chat.tensor_parallel": [1]}, ["nvidia-h100-sxm", "nvidia-l40s"]
+    found = plan(scenario, sizes, device=names, price={"nvidia-l40s": 1.0})
+    paid = {fleet.device: fleet.paid for fleet in found.fleets}
+    assert paid == {"nvidia-h100-sxm": "own", "nvidia-l40s": "rent"}
+    table = found.text().partition("Fleets that keep")[2].splitlines()
+    column = table[1].index("paid")
+    assert {line[column:].split()[0] for line in table[2:4]} == {"own", "rent"}
+
+
+def test_a_price_is_of_a_device_that_is_looked_at() -> None:
+    scenario, sizes = load(service("20 s")), {"pools.chat.tensor_parallel": [1]}
+    with pytest.raises(LookupError, match="price of `amd-mi300x`: it is not among the devices looked at: nvidia-l40s"):
+        plan(scenario, sizes, device=["nvidia-l40s"], price={"amd-mi300x": 1.0})
+    with pytest.raises(LookupError, match="did you mean `amd-mi300x`"):
+        plan(scenario, sizes, price={"amd-mi300": 1.0})
+
+
+def test_a_power_limit_is_for_fleets_that_are_looked_for(tmp_path: Any) -> None:
+    """Eight replicas idle above it, and `run` refuses them; the plan finds the one that is needed. A limit below one is refused."""
+    data = service("15 s", arrival={"rate": "10 /s"})
+    data["pools"]["chat"]["replicas"] = 8
+    path, words = tmp_path / "service.yaml", ["--device", "nvidia-h100-sxm", "--over", "pools.chat.tensor_parallel=1"]
+    path.write_text(json.dumps(data | {"sites": {"here": {"preset": "germany", "power_limit": "2 kW"}}}))
+    refused = CliRunner().invoke(cli, ["run", str(path)])
+    assert (refused.exit_code, "expected at least" in refused.output) == (2, True)
+    found = CliRunner().invoke(cli, ["plan", str(path), "--workers", "1", *words])
+    assert found.exit_code == 0, found.output
+    assert "1 x nvidia-h100-sxm (1 x TP1)" in found.output
+    assert "--set pools.chat.replicas=1" in found.output
+    for wrong, message in (
+        ("sites.here.power_limit=100 W", "expected at least"),
+        ("pools.chat.replicas=many", "whole number"),
+    ):
+        result = CliRunner().invoke(cli, ["plan", str(path), "--workers", "1", "--set", wrong, *words])
+        assert (result.exit_code, message in result.output) == (2, True), result.output
+    result = CliRunner().invoke(cli, ["plan", str(path), "--pool", "chta", *words])
+    assert (result.exit_code, "unknown pool `chta`; did you mean `chat`" in result.output) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -582,6 +726,11 @@ def test_command(tmp_path: Any) -> None:
         (["--price", "nvidia-l40s=cheap"], 2, "--price: expected DEVICE=USD"),
         (["--price", "nvidia-l40s"], 2, "--price: expected DEVICE=USD"),
         (["--over", "pools.chat.precision"], 2, "--over: expected PATH=V1,V2"),
+        (
+            ["--device", "nvidia-h100-sxm", "--price", "nvidia-l40s=1"],
+            2,
+            "error: price of `nvidia-l40s`: it is not among",
+        ),
         (["--price", "nvidia-l40s=0"], 2, "--price: expected DEVICE=USD"),
         (["--price", "nvidia-l40s=-2"], 2, "--price: expected DEVICE=USD"),
         (["--price", "nvidia-l40s=nan"], 2, "--price: expected DEVICE=USD"),

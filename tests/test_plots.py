@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from simfleet.page import pictures
 from simfleet.records import Status
 from simfleet.report import plots
 from simfleet.report.metrics import summarise
-from tests.factories import NIGHT, Row, full_run, make_run, turned_away
+from simfleet.run import Run
+from simfleet.scenario import load
+from tests.factories import NIGHT, SCENARIO, Row, full_run, make_run, turned_away
 
 ALL = sorted(plots.ALL)
 
@@ -96,6 +99,25 @@ def test_timelines_are_the_recorded_columns():
     left, right = plots.kv(run).figure.axes
     assert left.lines[0].get_ydata().tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     assert right.lines[0].get_ydata().tolist() == [0, 2, 4, 6, 8]
+
+
+def test_watts_end_with_the_last_whole_interval():
+    """As on the page; levels are shown to the end."""
+    run = full_run()
+    run.records.timeline.append((1100.0, 0, 0, 0, 0.0, 10.0, 20.0, 0.0))
+    run.records.timeline.append((1100.0, 1, 0, 0, 0.0, 10.0, 20.0, 0.0))
+    assert plots.power(run).lines[0].get_xdata().tolist() == [0, 250, 500, 750, 1000]
+    assert plots.kv(run).lines[0].get_xdata().tolist() == [0, 250, 500, 750, 1000, 1100]
+    (accelerators, _), (held, *_) = pictures.power(run), pictures.load(run)
+    assert accelerators.series[0].x.max() * 60 == pytest.approx(1000)
+    assert held.series[0].x.max() * 60 == pytest.approx(1100)
+
+
+@pytest.mark.parametrize(("horizon_s", "last_s"), [(990, 750), (900, 1000), (1000, 1000), (2000, 1000)])
+def test_a_brief_drain_is_left_out_of_watts(horizon_s, last_s):
+    run = full_run()
+    drained = Run(load(SCENARIO, {"horizon": f"{horizon_s} s"}), run.seed, run.records, run.version)
+    assert plots.power(drained).lines[0].get_xdata().max() == last_s
 
 
 def test_the_waterfall_rises_to_the_total_and_falls_to_nothing():

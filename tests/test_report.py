@@ -15,7 +15,9 @@ from simfleet.records import Account
 from simfleet.report import summary
 from simfleet.report.metrics import SAMPLES, summarise
 from simfleet.report.shares import BOUNDARIES, lines_usd, parts, whole
-from tests.factories import NIGHT, SITE, TALK, Row, full_run, ledger, make_run
+from simfleet.run import Run
+from simfleet.scenario import load
+from tests.factories import NIGHT, SCENARIO, SITE, TALK, Row, full_run, ledger, make_run
 
 EXACT = 1e-9
 DOCS = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -348,6 +350,51 @@ def test_one_screen(report):
     assert "2,004 requests: 2,000 completed, 1 rejected, 1 failed, 1 timed out, 1 in flight\n" in screen
 
 
+def test_the_energy_heading_has_the_totals(report):
+    """5,400 J at the meter over 1,000 s; grams and litres in the unit that people write."""
+    told = {
+        **report,
+        "energy": {**report["energy"], "grams_co2e": 1500.0, "litres_water": 2345.0, "peak_facility_w": 1410.0},
+    }
+    (table,) = [table for table in summary.tables(told) if table.heading.startswith("Energy")]
+    assert table.heading.startswith("Energy (5.40 W at the meter, peak 1.41 kW; 1.50 kg CO2e and 2.35 m3, ")
+    none = {**told, "energy": {**told["energy"], "grams_co2e": 2.5e6, "litres_water": 0.0}}
+    assert "; 2.50 t CO2e and 0 L, " in summary.tables(none)[3].heading
+
+
+def test_every_power_limit_leaves_a_trace(report):
+    """Also one far above what is drawn: a site's with its peak, all others with what they leave a device."""
+    assert report["power_limits"] == []
+    run = full_run()
+    limits = {
+        "sites.here.power_limit": "60 kW",
+        "sites.here.rack": {"limit": "40 kW", "servers": 4},
+        "pools.owned.power_limit": "{steps: {0 s: 5 kW, 500 s: 4 kW}}",
+        "pools.rented.power_cap": "900 W",
+    }
+    told = summarise(Run(load(SCENARIO, limits), run.seed, run.records, run.version))
+    found = {limit["name"]: limit for limit in told["power_limits"]}
+    assert [*found] == ["each device of rented", "each rack at here", "site here", "pool owned"]
+    assert found["site here"]["peak_w"] == told["energy"]["peak_facility_w"] == 2 * 704
+    assert found["pool owned"]["limit_w"] == [4000, 5000]
+    assert found["each device of rented"]["device_w"] == [900, 900]
+    notes = summary.tables(told)[3].notes
+    assert "site here: limit 60 kW, peak 1.41 kW" in notes
+    assert "each device of rented: limit 900 W, which leaves a device 900 W" in notes
+    assert any(note.startswith("pool owned: limit 4 kW to 5 kW, which leaves a device ") for note in notes)
+    assert all(pool["device_power_cap_w"] is None for pool in told["pools"])
+
+
+def test_the_report_holds_what_was_written():
+    """Paths as `--set` has them, so that two reports can say in what they differ."""
+    asked = dict(summarise(make_run(overrides=[("pools.owned.cost.rate", "8 %")]))["scenario"]["inputs"])
+    assert asked["pools.owned.cost.kind"] == "own"
+    assert asked["pools.owned.cost.rate"] == "8 %"
+    assert asked["workload.streams.talk.arrival.rate"] == "1 /s"
+    assert asked["workload.streams.talk.count"] == "5"
+    assert "name" not in asked
+
+
 def test_dollars_per_million_tokens_have_one_name_each(report):
     """The screen's columns, and those of the pages, mean the same metric by the same words."""
     named = {
@@ -364,6 +411,8 @@ def test_dollars_per_million_tokens_have_one_name_each(report):
     for column in (*tables.CAUSED, *metrics):
         if "usd_per_mtok" in column.path:
             assert column.path == f"cost.{named[column.name]}"
+        if column.path == "cost.usd_per_request":
+            assert (column.name, column.show(0.000335), column.show(None)) == ("$/1000 requests", "0.335", "n/a")
     for table in summary.tables(report)[1:3]:
         groups = report["classes" if table.heading == "Service" else "pools"]
         at = list(table.columns).index("$/Mtok out")

@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
-from simfleet.document import MOST_DEPTH, Document, Mark, SpecError, did_you_mean, overlay, override, read
+from simfleet.document import (
+    MOST_DEPTH,
+    MOST_LISTED,
+    Document,
+    Mark,
+    SpecError,
+    did_you_mean,
+    near_file,
+    overlay,
+    override,
+    read,
+)
 from simfleet.library import Library
 from simfleet.spec import Fact, Named, Spec, build, default_kind, nearest, preset, refusal
 from simfleet.units import Bytes, Seconds
@@ -387,8 +398,36 @@ def test_a_spec_error_survives_pickling():
 def test_did_you_mean():
     assert did_you_mean("REPLICA", ["replicas", "site"]) == "; did you mean `replicas`?"
     assert did_you_mean("zzz", ["a", "b"]) == "; known: a, b"
-    assert did_you_mean("zzz", [f"n{i}" for i in range(20)]).endswith("n11, ...")
     assert did_you_mean("zzz", []) == ""
+    assert did_you_mean("rack", ["site"], unlisted=["racks"]) == "; did you mean `racks`?"
+    assert did_you_mean("zzz", ["site"], unlisted=["racks"]) == "; known: site"
+
+
+def test_names_are_listed_while_they_fit():
+    names = [f"n{i:06}" for i in range(MOST_LISTED // 9)]
+    assert did_you_mean("zzz", names) == f"; known: {', '.join(names)}"
+    assert did_you_mean("zzz", [*names, "abcdefg", "b"]) == f"; known: {', '.join(names)} and 2 more"
+    assert did_you_mean("zzz", ["n" * 1000, "b"]) == f"; known: {'n' * 1000} and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "meant"),
+    [
+        ("nope.csv", ["bad.csv", "two.csv"], None),
+        ("x.csv", ["two.csv"], None),
+        ("chta.csv", ["chat.csv.gz", "bad.csv"], "chat.csv.gz"),
+        ("Chat.csv", ["chat.csv"], "chat.csv"),
+        ("chat.json", ["chat.csv", "chat.jsonl", "chat.yaml"], "chat.jsonl"),
+        ("trace-v1.csv", ["trace-v1.2.csv"], "trace-v1.2.csv"),
+        ("x.csv", [], None),
+    ],
+)
+def test_near_files_are_alike_without_their_suffixes(name, files, meant):
+    assert near_file(name, files) == (f"; did you mean `{meant}`?" if meant else "")
+
+
+def test_a_mark_has_what_is_known():
+    assert [str(Mark("f")), str(Mark("f", 3)), str(Mark("f", 3, 7))] == ["f", "f:3", "f:3:7"]
 
 
 # -- names and presets ---------------------------------------------------------------------------------------------------

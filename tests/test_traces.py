@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from simfleet.document import Document, SpecError
+from simfleet.document import Document, Mark, SpecError
 from simfleet.spec import build
 from simfleet.streams import Streams
 from simfleet.workload import tracefile
@@ -194,6 +194,63 @@ def test_bad_row_is_dropped_and_counted(make: Make, kind: str) -> None:
     assert message in dropped
 
 
+def refused(tmp_path: Path, text: str, **keys: Any) -> list[str]:
+    """What is said about a trace of a scenario, a line for each problem."""
+    (tmp_path / "t.csv").write_text(text)
+    document = Document.from_data({"file": "t.csv", **keys}, "s.yaml")
+    with pytest.raises(SpecError) as caught:
+        build(Trace, document, {"folder": tmp_path})
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_every_bad_row_is_named(tmp_path: Path) -> None:
+    """In order of the file, whatever is wrong with them, each as a problem of its own at the trace's place in the scenario."""
+    text = HEADER + "0,1,1\n5,x,1\n4,1\n6,1,1\n3,1,1\n7,1,0\n"
+    assert refused(tmp_path, text) == [
+        "s.yaml: t.csv:3: column input_tokens: expected a whole number of at least 1, got `x`",
+        "s.yaml: t.csv:4: expected 3 fields, got 2",
+        "s.yaml: t.csv:6: column arrival_s: expected a time not before the rows above, got one 3 s earlier; `sort: true` puts rows in order",
+        "s.yaml: t.csv:7: column output_tokens: expected a whole number of at least 1, got `0`",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "more"), [(10, []), (11, ["1 more bad row after"]), (1234, ["1,224 more bad rows after"])]
+)
+@pytest.mark.parametrize("block", [7, 100_000])
+def test_the_first_ten_bad_rows_and_how_many_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int, more: list[str], block: int
+) -> None:
+    monkeypatch.setattr(tracefile, "BLOCK", block)
+    first, *others = refused(tmp_path, HEADER + "1,1,1\n" + "1,1,0\n1,1,1\n" * bad)
+    assert first.startswith("s.yaml: t.csv:3: column output_tokens")
+    assert [line.split(": ")[1] for line in others[:9]] == [f"t.csv:{line}" for line in range(5, 23, 2)]
+    assert [line.removeprefix("s.yaml: t.csv: ").partition(" these")[0] for line in others[9:]] == more
+    assert all("`on_bad_row: drop` leaves bad rows out" in line for line in others[9:])
+
+
+def test_nothing_but_bad_rows_names_them(tmp_path: Path) -> None:
+    assert [line.partition(": column")[0] for line in refused(tmp_path, HEADER + "x,1,1\ny,1,1\n")] == [
+        "s.yaml: t.csv:2",
+        "s.yaml: t.csv:3",
+    ]
+
+
+def test_bad_rows_before_an_open_quote_are_named(tmp_path: Path) -> None:
+    text = HEADER + '0,1,0\n0,1,1\n0,1,"1\n' + "0,1,1\n" * 30_000
+    first, second = refused(tmp_path, text)
+    assert first.startswith("s.yaml: t.csv:2: column output_tokens")
+    assert "expected rows of a CSV file, got" in second
+    assert refused(tmp_path, text, on_bad_row="drop") == [second]
+
+
+def test_a_file_of_ones_own_reading_is_refused_with_places(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(HEADER + "0,1,0\n0,0,1\n")
+    with pytest.raises(SpecError) as caught:
+        read_rows(tmp_path / "t.csv", FORMATS["csv"])
+    assert [problem.mark for problem in caught.value.problems] == [Mark("t.csv", 2), Mark("t.csv", 3)]
+
+
 BAD_STAMPS = [
     "2023-02-30 00:00:00",
     "2023-11-16",
@@ -261,7 +318,7 @@ def test_bad_json_row(make: Make, kind: str) -> None:
 def test_bad_prefix_ids(tmp_path: Path, ids: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(GOOD_JSON + GOOD_JSON.replace("[1]", ids))
-    with pytest.raises(ValueError, match=re.escape("t.jsonl:2: column hash_ids: expected a list of whole numbers")):
+    with pytest.raises(SpecError, match=re.escape("t.jsonl:2: column hash_ids: expected a list of whole numbers")):
         list(read_prompts(path, FORMATS["mooncake"]))
     assert list(read_prompts(path, FORMATS["mooncake"], drop=True)) == [(5, [1])]
 
@@ -321,6 +378,12 @@ def test_missing_file_names_the_nearest(make: Make, tmp_path: Path) -> None:
     (problem,) = caught.value.problems
     assert problem.mark.file == "s.yaml"
     assert problem.message.endswith("did you mean `conversation.csv`?")
+
+
+def test_a_suffix_alone_is_not_alike(make: Make, tmp_path: Path) -> None:
+    make(SAMPLES["csv"], "bad.csv")
+    with pytest.raises(ValidationError, match=r"got `nope\.csv`, which is not in `[^`]*` \["):
+        Trace.model_validate({"file": "nope.csv"}, context={"folder": tmp_path})
 
 
 def test_missing_folder(tmp_path: Path) -> None:

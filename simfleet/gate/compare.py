@@ -14,13 +14,12 @@ from simfleet.gate.judge import Row, State, Suite, cannot_judge
 from simfleet.gate.metrics import METRICS, SCOPES, Ask, Json, Known, answer, groups_in, quantity, shown, subject
 from simfleet.gate.targets import CONFIDENCE, Confidence
 from simfleet.intervals import interval
+from simfleet.page.compare import inputs
 from simfleet.report.metrics import GROUPS, REGIMES, SCHEMA_VERSION
 from simfleet.spec import Spec, build
 from simfleet.units import Fraction
 
 Direction = Literal["lower", "higher", "same"]
-INPUTS = ("site", "model", "device", "replicas", "tensor_parallel", "precision", "device_power_cap_w")
-"""What a report says of a pool's own inputs."""
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "regime": ("",), "ttft": ("mean", "p50", "p95", "p99"), "tpot": ("mean", "p50", "p95", "p99"), "e2e": ("mean", "p95"),
     "attainment": ("",), "goodput_rps": ("",), "rejected": ("",), "timed_out": ("",), "failed": ("",), "output_tok_s": ("",),
@@ -70,8 +69,7 @@ class Rule:
             return "the same" if self.direction == "same" else "no worse"
         amounts = [f"{self.rel * 100:g} %"] if self.rel or not self.amount else []
         amounts += [shown(self.amount, self.ask)] if self.amount else []
-        sign = {"lower": "+", "higher": "-", "same": "+-"}[self.direction]
-        return f"at most {' or '.join(sign + amount for amount in amounts)}"
+        return f"at most {' or '.join(amounts)} {'apart' if self.direction == 'same' else 'worse'}"
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------
@@ -184,7 +182,7 @@ def _defaults(known: Known) -> Iterator[Ask]:
     for name, statistics in DEFAULTS.items():
         tags: list[tuple[tuple[str, str], ...]] = [()]
         if name in BY_CLASS:
-            tags += [(("class", each),) for each in known["class"]]
+            tags += [(("class", each),) for each in known["class"] if len(known["class"]) > 1]  # one class is the whole
         elif METRICS[name].groups == ("pool",):
             tags = [(("pool", each),) for each in known["pool"]]
         elif METRICS[name].choices:
@@ -238,40 +236,11 @@ def _tolerance_told(tolerances: Tolerances, path: Path | None) -> str:
 
 
 def changes(baseline: Json, new: Json) -> list[str]:
-    """Which inputs differ: version, scenario, profiles, and what of them the reports tell."""
-    found = [_change("simfleet", baseline["simfleet_version"], new["simfleet_version"])]
-    old, now = baseline["scenario"], new["scenario"]
-    hashes = [side["sha256"][:12] for side in (old, now)]
-    found.append(_change("scenario (with its profiles)", *hashes))
-    found += [_change(key, old.get(key), now.get(key)) for key in ("name", "horizon_s", "warmup_s")]
-    for kind, key in (("class", "classes"), ("pool", "pools")):
-        before, after = ({entry["name"]: entry for entry in side[key]} for side in (baseline, new))
-        found += [f"{kind} {name}: only in the baseline" for name in before if name not in after]
-        found += [f"{kind} {name}: only in the new run" for name in after if name not in before]
-        for name in [name for name in before if name in after]:
-            found += _entry(f"{kind} {name}", before[name], after[name])
-    told = [line for line in found if line]
-    if hashes[0] != hashes[1] and len(told) == 1:
-        told.append("in it: nothing that reports tell, so workload, engine, routing, cost, site or model")
-    return told
-
-
-def _entry(name: str, before: Json, after: Json) -> list[str]:
-    found = [_change(f"{name}: {key}", before.get(key), after.get(key)) for key in (*INPUTS, "targets")]
-    hashes = [side.get("profile_sha256", "")[:12] for side in (before, after)]
-    if before.get("device") == after.get("device"):
-        found.append(_change(f"{name}: profile of {before.get('device')}", *hashes))
-    return found
-
-
-def _change(name: str, before: Any, after: Any) -> str:
-    return "" if before == after else f"{name}: {_plain(before)} -> {_plain(after)}"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
-    return str(value)
+    """Which inputs differ: version, hash of the scenario with its profiles, and what in it the reports tell."""
+    return [
+        f"{name}: {before} -> {after}" if after else f"{name}: {before}"
+        for name, before, after in inputs(baseline, new)
+    ]
 
 
 def _row(rule: Rule, baseline: Sequence[Json], new: Sequence[Json], confidence: float) -> Row | None:

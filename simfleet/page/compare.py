@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from simfleet.page.page import REGIMES, render, tiles
 from simfleet.page.pictures import Bars, pairs
-from simfleet.page.tables import Json, at, count, words
-from simfleet.report.summary import number, percent, seconds
+from simfleet.page.tables import GROUPS, Json, at, count, thousand, words
+from simfleet.report.summary import TARGETS, number, percent, seconds
+from simfleet.units import written
 
 WORTH = 0.01
 """Relative changes smaller than this are called neither better nor worse."""
@@ -68,7 +69,7 @@ WHOLE = {
         Metric("$/Mtok in", "cost.usd_per_mtok_input", number, -1),
         Metric("$/Mtok out", "cost.usd_per_mtok_output", number, -1),
         Metric("$/Mtok in+out", "cost.usd_per_mtok_total", number, -1),
-        Metric("$ per request", "cost.usd_per_request", number, -1),
+        Metric("$/1000 requests", "cost.usd_per_request", thousand, -1),
     ],
 }  # fmt: skip
 CLASS = [
@@ -94,20 +95,20 @@ POOL = [
     Metric("$/Mtok out", "cost.usd_per_mtok_output", number, -1),
 ]
 RUN_INPUTS = {
-    "scenario": "scenario.name", "scenario and profiles (sha256)": "scenario.sha256", "arrivals end [s]": "scenario.horizon_s",
-    "warm-up [s]": "scenario.warmup_s", "seed": "seed", "simfleet": "simfleet_version",
-}  # fmt: skip
-POOL_INPUTS = (
-    "site",
-    "model",
-    "device",
-    "profile_sha256",
-    "replicas",
-    "tensor_parallel",
-    "devices",
-    "precision",
-    "device_power_cap_w",
-)
+    "simfleet": "simfleet_version",
+    "scenario and profiles (sha256)": "scenario.sha256",
+    "name": "scenario.name",
+}
+HELD = {
+    "pools": ("site", "model", "device", "replicas", "tensor_parallel", "precision", "device_power_cap_w"),
+    "classes": ("targets",),
+}
+"""Kind of group -> inputs that its entries hold."""
+ELSEWHERE = "nothing that these reports hold: a model, preset or file that the scenario names"
+"""What differs where only the hash of a scenario tells it."""
+Input = tuple[str, str, str]
+LONGEST = 60
+"""Characters of an input that are shown."""
 
 
 def compare_page(report_a: Json, report_b: Json, names: tuple[str, str] = ("baseline", "new")) -> str:
@@ -120,7 +121,8 @@ def compare_page(report_a: Json, report_b: Json, names: tuple[str, str] = ("base
     return render(
         "compare.html",
         names=names, reports=both, tiles=[tiles(report) for report in both], regimes=[REGIMES[report["regime"]] for report in both],
-        inputs=_inputs(*both), whole={heading: changes(*both, metrics) for heading, metrics in WHOLE.items()},
+        inputs=inputs(*both), seeds=[report["seed"] for report in both],
+        same=at(report_a, "scenario.sha256") == at(report_b, "scenario.sha256"), whole={heading: changes(*both, metrics) for heading, metrics in WHOLE.items()},
         classes=_by_name("classes", CLASS, *both), pools=_by_name("pools", POOL, *both), binds=[{pool["name"]: pool["binds"] for pool in report["pools"]} for report in both], charts=_charts(*both, names),
     )  # fmt: skip
 
@@ -150,30 +152,97 @@ def _change(metric: Metric, one: Any, other: Any) -> tuple[str, str]:
     return text, {1: "better", -1: "worse", 0: ""}[judged]
 
 
-def _inputs(one: Json, other: Json) -> list[Change]:
-    """What differs in what was asked: scenario, seed, version, targets, pools and their profiles."""
-    asked: list[tuple[str, Any, Any]] = [(name, at(one, path), at(other, path)) for name, path in RUN_INPUTS.items()]
-    for kind, keys in (("pools", POOL_INPUTS), ("classes", ("targets",))):
-        groups = [{group["name"]: group for group in report[kind]} for report in (one, other)]
-        for name in dict.fromkeys([*groups[0], *groups[1]]):
-            here = f"{kind.removesuffix('s').replace('classe', 'class')} {name}"
-            if any(name not in group for group in groups):
-                there = ["there" if name in group else "absent" for group in groups]
-                asked.append((here, there[0], there[1]))
+def inputs(one: Json, other: Json) -> list[Input]:
+    """What differs in what was asked: (name, in the first report, in the second); version and hash first, then all that tells why.
+
+    Of pools, classes and arrivals it is what the reports hold, defaults filled in; of all else what the scenarios say, as it was written.
+    Where nothing explains a difference of the hashes, the last entry says so.
+    """
+    asked = [(name, at(one, path), at(other, path)) for name, path in RUN_INPUTS.items()]
+    found = [(name, _short(a), _short(b)) for name, a, b in asked if a != b]
+    within = _held(one, other) + _profiles(one, other)
+    if at(one, "scenario.sha256") != at(other, "scenario.sha256"):
+        within += _written(one, other)
+        within += [] if within or len(found) > 2 else [("in it", ELSEWHERE, "")]
+    return found + within
+
+
+def _held(one: Json, other: Json) -> list[Input]:
+    """What the reports hold of inputs: arrivals, pools and targets."""
+    asked: list[Input] = [
+        (key.removesuffix("_s"), *_both(key, one["scenario"], other["scenario"])) for key in ("horizon_s", "warmup_s")
+    ]
+    for kind, keys in HELD.items():
+        a, b = ({group["name"]: group for group in report[kind]} for report in (one, other))
+        for name in dict.fromkeys([*a, *b]):
+            here = f"{GROUPS[kind][0]} {name}"
+            if name not in a or name not in b:
+                asked.append((here, "there" if name in a else "absent", "there" if name in b else "absent"))
                 continue
-            for key in keys:
-                a, b = (group[name].get(key) for group in groups)
-                asked.append((f"{here}: {key.replace('_', ' ')}", a, b))
-    return [Change(name, _short(a), _short(b), "", "") for name, a, b in asked if a != b]
+            asked += [
+                (f"{here}: {key.removesuffix('_w').replace('_', ' ')}", *_both(key, a[name], b[name])) for key in keys
+            ]
+    return [(name, x, y) for name, x, y in asked if x != y]
+
+
+def _both(key: str, one: Json, other: Json) -> tuple[str, str]:
+    return _worded(key, one.get(key)), _worded(key, other.get(key))
+
+
+def _written(one: Json, other: Json) -> list[Input]:
+    """What the scenarios say differently, where reports hold what they say and `_held` has not told it."""
+    if not all(at(report, "scenario.inputs") for report in (one, other)):
+        return []
+    a, b = (dict(at(report, "scenario.inputs")) for report in (one, other))
+    told = ("horizon.", "warmup.", *_told("pools", one, other), *_told("classes", one, other))
+    paths = [path for path in dict.fromkeys([*a, *b]) if not f"{path}.".startswith(told)]
+    pairs = [(path, a.get(path, "not given"), b.get(path, "not given")) for path in paths]
+    return [(path, _cut(x), _cut(y)) for path, x, y in pairs if x != y]
+
+
+def _told(kind: str, one: Json, other: Json) -> list[str]:
+    """Beginnings of the paths that `_held` tells of a kind of group: its keys, or all of a group that only one report has."""
+    names = [{group["name"] for group in report[kind]} for report in (one, other)]
+    if kind == "classes":
+        return [f"workload.classes.{name}." for name in names[0] | names[1]]
+    shared = names[0] & names[1]
+    return [f"pools.{name}.{key}." for name in shared for key in HELD[kind]] + [
+        f"pools.{name}." for name in names[0] ^ names[1]
+    ]
+
+
+def _profiles(one: Json, other: Json) -> list[Input]:
+    """Devices of the same name with other numbers."""
+    a, b = ({pool["device"]: pool.get("profile_sha256") for pool in report["pools"]} for report in (one, other))
+    return [(f"profile of {name}", _short(a[name]), _short(b[name])) for name in a if name in b and a[name] != b[name]]
+
+
+def _worded(key: str, value: Any) -> str:
+    """An input with its unit: 400.0 twice as `400 W`, targets as `TTFT 1 s, TPOT 50 ms, 95 %`."""
+    if isinstance(value, list):
+        return " to ".join(dict.fromkeys(_worded(key, item) for item in value))
+    if isinstance(value, dict):
+        return ", ".join(_named(name, item) for name, item in value.items() if item is not None) or "none"
+    if value is None or not key.endswith(("_s", "_w")):
+        return "none" if value is None else f"{value}"
+    return written(value, "seconds" if key.endswith("_s") else "watts")
+
+
+def _named(key: str, value: Any) -> str:
+    """One of several inputs, with its name where it does not go without."""
+    if key == "target":
+        return f"{value * 100:g} %"
+    return f"{key.removesuffix('_s').upper() if key in TARGETS else key} {_worded(key, value)}"
 
 
 def _short(value: Any) -> str:
     """An input as the table shows it: of hashes the beginning."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(item)}" for key, item in value.items() if item is not None) or "-"
-    if isinstance(value, list):
-        return " to ".join(_short(item) for item in value)
-    return value[:12] if isinstance(value, str) and len(value) == 64 else "-" if value is None else f"{value}"
+    return value[:12] if isinstance(value, str) and len(value) == 64 else f"{value}"
+
+
+def _cut(text: str) -> str:
+    """Of a long input the beginning."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def _by_name(kind: str, metrics: list[Metric], one: Json, other: Json) -> dict[str, list[Change]]:

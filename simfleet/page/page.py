@@ -8,7 +8,7 @@ from simfleet.page.charts import Chart, Drawing, draw
 from simfleet.page.sources import sources
 from simfleet.page.tables import Json, groups, of_screen
 from simfleet.page.written import yaml
-from simfleet.report.summary import headline, number, percent, seconds, tables
+from simfleet.report.summary import headline, number, percent, seconds, tables, watts
 from simfleet.run import Run
 from simfleet.terminal import counted
 
@@ -67,7 +67,7 @@ def tiles(report: Json) -> list[Tile]:
         Tile("First token", *_parts(seconds(felt["ttft_s"]["p95"])), f"p95; token {seconds(felt['tpot_s']['p95'])}, whole answer {seconds(felt['e2e_s']['p95'])}"),
         Tile("$/Mtok out", f"${number(money['usd_per_mtok_output'])}", "", f"{number(money['usd_per_mtok_input'])} $/Mtok in, {number(money['usd_per_mtok_total'])} $/Mtok in+out, ${number(money['usd_total'])} in all"),
         Tile("Energy per token out", number(per_token["facility"]), "J", f"at the meter; {number(per_token['accelerator'])} at the accelerators"),
-        Tile("Power", *_parts(_watts(used["mean_facility_w"])), f"at the meter; {_watts(used['peak_facility_w'])} at its peak"),
+        Tile("Power", *_parts(watts(used["mean_facility_w"])), f"at the meter; {watts(used['peak_facility_w'])} at its peak"),
         Tile("Throughput", number(rate["output_tok_s"]), "tok/s out", f"{number(rate['output_tok_s_per_device'])} per device of {devices:,}"),
     ]  # fmt: skip
 
@@ -91,14 +91,6 @@ def _parts(text: str) -> tuple[str, str]:
     """A figure and its unit."""
     value, _, unit = text.partition(" ")
     return value, unit
-
-
-def _watts(watts: float | None) -> str:
-    """Power in W, kW or MW."""
-    if watts is None:
-        return "n/a"
-    factor, unit = next(((f, u) for f, u in ((1e6, "MW"), (1e3, "kW")) if watts >= f), (1.0, "W"))
-    return f"{number(watts / factor)} {unit}"
 
 
 def _drawn(charts: list[Chart]) -> list[Drawing]:

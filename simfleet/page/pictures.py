@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simfleet.page.charts import Chart, Mark, Series, Shape, tidy_seconds
+from simfleet.report.plots import whole_intervals
 from simfleet.report.summary import number
 from simfleet.run import Run
 
@@ -79,8 +80,8 @@ def _over_time(
     run: Run, column: str, title: str, y_name: str, y_unit: str = "",
     *, share: bool = False, whole: bool = False, rate: bool = False, sums: bool = False,
 ) -> Chart:  # fmt: skip
-    """One column of the timeline, a curve per pool; `rate` for means since the row before, `sums` for a curve of all pools."""
-    rows = run.records.timeline.array()
+    """One column of the timeline, a curve per pool; `rate` for means over whole intervals, `sums` for a curve of all pools."""
+    rows = whole_intervals(run) if rate else run.records.timeline.array()
     factor, unit = _clock(rows["time_s"])
     series = [
         Series(name, rows["time_s"][mine] / factor, rows[column][mine].astype(float), number)

@@ -1,6 +1,6 @@
 """Where the numbers behind a run come from: every stored number of its devices, sites and engines."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from simfleet.facility.cost import Rent
@@ -12,6 +12,8 @@ from simfleet.spec import Fact as Stored
 from simfleet.spec import Spec
 from simfleet.units import UNITS
 
+Show = Callable[[float, str | None], str]
+"""A number in SI and its dimension, if it has one -> how it is shown."""
 Row = tuple[str, str, str, str, str]
 """Name, value, grade, note and source."""
 
@@ -56,7 +58,7 @@ def _profile(profile: Profile, rented: bool) -> Facts:
     rows: list[Row] = [
         (name, value, fact.grade, fact.note or "", profile.sources.get(fact.source, fact.source))
         for path, fact in facts(profile)
-        for name, value in _numbers(path, fact)
+        for name, value in numbers(path, fact)
     ]
     if rented:
         offer = profile.rent[0]
@@ -66,13 +68,13 @@ def _profile(profile: Profile, rented: bool) -> Facts:
     return _table(f"Device {profile.name}", rows)
 
 
-def _numbers(path: str, fact: Stored[Any]) -> Iterable[tuple[str, str]]:
-    """The one number of a fact, or all of those that were found together."""
+def numbers(path: str, fact: Stored[Any], show: Show | None = None) -> Iterable[tuple[str, str]]:
+    """The one number of a fact with its dotted path, or all of those that were found together, as `show` (else `quantity`) has them."""
     if isinstance(fact.value, Spec):
         for key in type(fact.value).model_fields:
-            yield f"{path}.{key}", _field(fact.value, key)
+            yield f"{path}.{key}", _field(fact.value, key, show)
     else:
-        yield path, _field(fact, "value")
+        yield path, _field(fact, "value", show)
 
 
 def _specs(heading: str, parts: Iterable[tuple[str, Spec, Mapping[str, Any]]]) -> Facts:
@@ -85,13 +87,13 @@ def _specs(heading: str, parts: Iterable[tuple[str, Spec, Mapping[str, Any]]]) -
     return _table(heading, rows)
 
 
-def _field(spec: Spec, key: str) -> str:
+def _field(spec: Spec, key: str, show: Show | None = None) -> str:
     """The value of a field, where it is a number or one that changes in time."""
     value, dimension = getattr(spec, key, None), _dimension(type(spec), key)
     if isinstance(value, Signal):
         ends = dict.fromkeys(quantity(end, dimension) for end in (value.low, value.high))
         return " to ".join(ends)
-    return quantity(value, dimension) if isinstance(value, int | float) else str(value or "")
+    return (show or quantity)(value, dimension) if isinstance(value, int | float) else str(value or "")
 
 
 def _table(heading: str, rows: list[Row]) -> Facts:
@@ -111,7 +113,7 @@ def quantity(value: float, dimension: str | None) -> str:
     if dimension is None:
         return f"{value:.4g}"
     units = {unit: factor for unit, factor in UNITS[dimension].items() if "i" not in unit.partition("/")[0]}
-    fitting = {unit: factor for unit, factor in units.items() if factor <= abs(value)}
+    fitting = {unit: factor for unit, factor in units.items() if factor <= (abs(value) or 1.0)}
     unit = max(fitting, key=lambda name: fitting[name]) if fitting else min(units, key=lambda name: units[name])
     return (
         f"${number(value / units[unit])}{unit[1:]}" if unit.startswith("$") else f"{number(value / units[unit])} {unit}"

@@ -36,6 +36,11 @@ def words(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
+def thousand(usd: float | None) -> str:
+    """Dollars of one request as dollars of a thousand."""
+    return number(usd and usd * 1e3)
+
+
 def at(group: Json, path: str) -> Any:
     """The value at a dotted path; None where there is none."""
     found: Any = group
@@ -57,7 +62,7 @@ CAUSED = [
     Column("$/Mtok in", "dollars that new prompt tokens caused / those tokens", "cost.usd_per_mtok_input"),
     Column("$/Mtok out", "dollars that answers caused / output tokens", "cost.usd_per_mtok_output"),
     Column("$/Mtok in+out", "all dollars / (input + output tokens)", "cost.usd_per_mtok_total"),
-    Column("$/request", "all dollars / completed requests", "cost.usd_per_request"),
+    Column("$/1000 requests", "all dollars / completed requests * 1000", "cost.usd_per_request", thousand),
 ]
 CLASS = [
     Column("attained", "met every target / all that arrived after the warm-up", "attainment.overall", percent),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simfleet.document import Location, Problem, SpecError, did_you_mean
+from simfleet.document import Document, Location, Problem, SpecError, did_you_mean
 from simfleet.hardware.step import StepCost
 from simfleet.library import Library
 from simfleet.planning.demand import Asked, Demand, alone_s, cached_tokens, least, load
@@ -201,12 +201,16 @@ def wrong(scenario: Scenario, location: Location, message: str) -> SpecError:
     return SpecError([Problem(document.mark(location), document.path(location), message)])
 
 
-def pool_name(scenario: Scenario, pool: str | None) -> str:
-    if pool is None and len(scenario.pools) > 1:
-        raise wrong(scenario, ("pools",), f"expected --pool NAME, as there are several: {', '.join(scenario.pools)}")
-    if pool is not None and pool not in scenario.pools:
-        raise wrong(scenario, ("pools",), f"unknown pool `{pool}`{did_you_mean(pool, scenario.pools)}")
-    return pool or next(iter(scenario.pools))
+def pool_name(document: Document, pool: str | None) -> str:
+    """The pool to plan, of those that a document has. Raises SpecError for one that it has not, and for none of several."""
+    names, message = list(document.data["pools"]), ""
+    if pool is None and len(names) > 1:
+        message = f"expected --pool NAME, as there are several: {', '.join(names)}"
+    if pool is not None and pool not in names:
+        message = f"unknown pool `{pool}`{did_you_mean(pool, names)}"
+    if message:
+        raise SpecError([Problem(document.mark(("pools",)), "pools", message)])
+    return pool or names[0]
 
 
 def classes_of(scenario: Scenario, pool: str) -> tuple[str, ...]:
@@ -226,7 +230,10 @@ def grid_of(
     scenario: Scenario, pool: str, over: Mapping[str, Iterable[Any]], named: Iterable[str], priced: Iterable[str],
     library: Library,
 ) -> tuple[dict[str, tuple[Any, ...]], bool]:  # fmt: skip
-    """Dotted path -> values to combine, the device's first; and whether devices were named. Those `priced` need no offer."""
+    """Dotted path -> values to combine, the device's first; and whether devices were named. Those `priced` need no offer.
+
+    Raises SpecError for paths and values that are none, LookupError for an unknown device and one that is `priced` beside those named.
+    """
     here, mine = f"pools.{pool}.", scenario.pools[pool]
     given = {path: tuple(values) for path, values in over.items()}
     if f"{here}replicas" in given:
@@ -234,6 +241,11 @@ def grid_of(
             scenario, ("pools", pool), "expected another path than `replicas` to plan over: they are what is looked for"
         )
     names = [library.path("hardware_profiles", str(name)).stem for name in [*named, *given.pop(f"{here}device", ())]]
+    idle = [name for name in priced if names and name not in names]
+    if idle:
+        raise LookupError(
+            f"price of `{idle[0]}`: it is not among the devices looked at: {', '.join(dict.fromkeys(names))}"
+        )
     grid = {
         f"{here}device": tuple(dict.fromkeys(names or [*devices(scenario, pool, library), *priced])),
         f"{here}tensor_parallel": tuple(sorted({mine.tensor_parallel, *TENSOR_PARALLEL})),

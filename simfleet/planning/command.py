@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import click
 from simfleet.document import SpecError
 from simfleet.gate.judge import CANNOT_JUDGE, KEPT, MISSED
 from simfleet.library import Library
+from simfleet.planning.candidates import pool_name
 from simfleet.planning.plan import plan
-from simfleet.scenario import load
+from simfleet.scenario import Scenario, draft, load
 from simfleet.sweeping.points import written_axes
 from simfleet.terminal import (
     BAD_INPUT,
@@ -71,7 +72,7 @@ def command(
     Exit codes: 0 found, 1 no fleet keeps them, 2 bad input, 3 the cheapest has targets that its runs cannot answer, 4 simulation error.
     """
     with bad_input():
-        spec, library = load(scenario, overrides=pairs(overrides), variant=variant, paths=paths), Library(paths)
+        spec, library = _loaded(scenario, pairs(overrides), variant, paths, pool), Library(paths)
         grid, prices = written_axes(over), _prices(price, library)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,22 @@ def command(
             found.save(folder)
     click.echo(json.dumps(found.as_json(), indent=2) if form == "json" else found.text(show, asked))
     raise SystemExit(MISSED if found.best is None else CANNOT_JUDGE if found.best.unjudged else KEPT)
+
+
+def _loaded(
+    scenario: str, overrides: list[tuple[str, str]], variant: str | None, paths: Sequence[Path], pool: str | None
+) -> Scenario:
+    """The scenario; with one replica of the planned pool where its own number is too many for a power limit. Raises SpecError."""
+    try:
+        return load(scenario, overrides, variant, paths)
+    except SpecError as error:
+        limits = [
+            p for p in error.problems if p.path.endswith("power_limit") and p.message.startswith("expected at least")
+        ]
+        if len(limits) < len(error.problems):
+            raise
+        path = f"pools.{pool_name(draft(scenario, overrides, variant, paths)[0], pool)}.replicas"
+        return load(scenario, [*(each for each in overrides if each[0] != path), (path, "1")], variant, paths)
 
 
 def _prices(given: Iterable[str], library: Library) -> dict[str, float]:

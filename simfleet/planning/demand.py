@@ -14,7 +14,7 @@ from simfleet.pool import Pool
 from simfleet.scenario import Scenario
 from simfleet.serving.engine import Static, sequence_blocks
 from simfleet.streams import Streams
-from simfleet.workload.arrivals import ClosedLoop
+from simfleet.workload.arrivals import ClosedLoop, Open
 from simfleet.workload.streams import ServiceClass, Stream
 
 WINDOW_S = 60.0
@@ -23,6 +23,8 @@ ROOM, SLACK, NEAR = 0.85, 0.8, 1.15
 """Of a step's limit, what the first guess uses; what the lower bound is trusted for; how far a mean step may pass its limit there."""
 LOOP = 1000
 """Requests of a closed loop whose lengths are looked at."""
+WELL_BELOW, MINUTES = 0.8, 20_000
+"""Of the highest rate, what a planned horizon reaches without a word; the most spans that a period is looked at in."""
 
 
 # -- what is asked --------------------------------------------------------------------------------------------------------
@@ -100,6 +102,64 @@ def _asked(stream: Stream, seed: int, horizon_s: float | None) -> Asked:
     row = np.dtype([("s", np.float64), ("input", np.int64), ("output", np.int64)])
     table = np.fromiter(stream.requests(streams, limit_s), dtype=row)
     return Asked(stream, table["s"], table["input"], table["output"], 0)
+
+
+# -- beyond the horizon ---------------------------------------------------------------------------------------------------
+
+
+class Beyond(NamedTuple):
+    """Requests per second in the busiest minute of the horizon and of the streams' whole period, and when the latter begins [s]."""
+
+    planned_per_s: float
+    peak_per_s: float
+    peak_at_s: float
+
+
+def beyond(scenario: Scenario, pool: str, seed: int) -> Beyond | None:
+    """Whether the streams of a pool's model come to far more after the horizon, as their envelopes and traces have it; None if not.
+
+    Rates are the envelopes', without bursts and chance; traces are counted. Streams that end by a `count`, users and bursts are left out.
+    """
+    model, end_s = scenario.pools[pool].network.name, scenario.horizon
+    streams = [each for each in scenario.workload.streams if each.model.name == model and each.count is None]
+    recorded = {each.name: _recorded(each, seed) for each in streams}
+    span_s = max((_span_s(each, recorded[each.name]) for each in streams), default=0.0)
+    if end_s is None or span_s <= end_s:
+        return None
+    window_s = max(min(WINDOW_S, end_s), span_s / MINUTES)
+    windows = ceil(span_s / window_s)
+    edges_s = np.linspace(0.0, windows * window_s, windows + 1)
+    rates = sum((_rates(each, recorded[each.name], edges_s) for each in streams), np.zeros(windows))
+    planned, top = float(rates[: max(int(end_s / window_s), 1)].max()), int(rates.argmax())
+    return Beyond(planned, float(rates[top]), float(edges_s[top])) if planned < WELL_BELOW * rates[top] else None
+
+
+def _recorded(stream: Stream, seed: int) -> NDArray[np.float64]:
+    """Times of all requests of a stream's trace; none without one [s]."""
+    if stream.trace is None:
+        return np.zeros(0)
+    return np.array([time_s for time_s, *_ in stream.trace.requests(Streams(seed), stream.name, inf)])
+
+
+def _span_s(stream: Stream, recorded: NDArray[np.float64]) -> float:
+    """How long a stream goes on without repeating itself [s]."""
+    if not isinstance(stream.arrival, Open):
+        return float(recorded.max(initial=0.0))
+    signals = [envelope.signal() for envelope in stream.arrival.envelope]
+    return max((signal.period_s or float(signal.times_s[-1]) for signal in signals), default=0.0)
+
+
+def _rates(stream: Stream, recorded: NDArray[np.float64], edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean requests per second of a stream between every two edges."""
+    widths_s = np.diff(edges_s)
+    if not isinstance(stream.arrival, Open):
+        return np.histogram(recorded, edges_s)[0] / widths_s
+    rates = np.clip((stream.arrival.end_s - edges_s[:-1]) / widths_s, 0.0, 1.0)
+    rates *= 1.0 if stream.arrival.rate is None else stream.arrival.rate
+    for envelope in stream.arrival.envelope:
+        signal = envelope.signal()
+        rates *= np.diff([signal.integral(0.0, float(edge_s)) for edge_s in edges_s]) / widths_s
+    return rates
 
 
 # -- steady state ---------------------------------------------------------------------------------------------------------

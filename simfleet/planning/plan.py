@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from simfleet.gate.targets import expressions
 from simfleet.library import Library
 from simfleet.planning import frontier, screen
 from simfleet.planning.candidates import Candidate, candidates, classes_of, grid_of, pool_name, settings, wrong
-from simfleet.planning.demand import Demand, demand
+from simfleet.planning.demand import Demand, beyond, demand
 from simfleet.planning.frontier import Moved, Point
 from simfleet.planning.search import Json, Search, Settled, Tried, missed, pool_of, usd_per_hour
 from simfleet.scenario import Scenario
@@ -29,7 +29,9 @@ class Fleet:
 
     varied    -- dotted path -> value, of what was combined
     changes   -- dotted path -> value, replicas too: laid over the scenario they make it this fleet's
-    one_fewer -- the same with one replica fewer; None where that leaves none
+    paid      -- "rent" or "own"
+    one_fewer -- the same with one replica fewer; None where that leaves no pool of the model
+    without   -- the other pools alone; None where none of them serves the model
     """
 
     pool: str
@@ -38,8 +40,10 @@ class Fleet:
     changes: dict[str, Any]
     chips: int
     spare_chips: int
+    paid: str
     tried: Tried
     one_fewer: Tried | None
+    without: Tried | None
 
     @property
     def usd_per_hour(self) -> float:
@@ -54,8 +58,11 @@ class Fleet:
 
     @property
     def _binds(self) -> str | None:
-        """What one replica fewer misses: the target within a class's that it reaches least, or else a target of the scenario."""
-        fewer = self._fewer or self.tried
+        """What one replica fewer misses: the target within a class's that it reaches least, or else a target of the scenario; None where
+        nothing smaller was simulated, or the other pools do without the last replica."""
+        fewer = self._fewer
+        if fewer is None or fewer.served:
+            return None
         reached = all(part.value >= part.target for part in fewer.shares.values())
         short = missed(fewer.targets) if reached else []
         binds: str | None = short[0].name if short else _class(fewer.reports[0], fewer.worst)["attainment"]["binds"]
@@ -79,8 +86,8 @@ class Fleet:
 
         return {
             "device": self.device, "varied": self.varied, "changes": self.changes, "replicas": tried.replicas, "devices": self.chips, "devices_n_plus_1": self.spare_chips,
-            "attainment": {key: part._asdict() for key, part in tried.shares.items()}, "worst_class": name, "p95": {key: p95(key) for key in ("ttft_s", "tpot_s", "e2e_s")},
-            "usd_per_hour": self.usd_per_hour, "usd_per_mtok_total": of("cost", "usd_per_mtok_total"),
+            "attainment": _attained(tried), "worst_class": name, "p95": {key: p95(key) for key in ("ttft_s", "tpot_s", "e2e_s")},
+            "usd_per_hour": self.usd_per_hour, "paid": self.paid, "usd_per_mtok_total": of("cost", "usd_per_mtok_total"),
             "usd_per_mtok_output": of("cost", "usd_per_mtok_output"),
             "joules_per_output_token": of("energy", "joules_per_output_token", "facility"),
             "joules_estimated": any(pool["energy"]["facility_range_j"] is not None for pool in pools),
@@ -89,10 +96,19 @@ class Fleet:
             "regime": tried.reports[0]["regime"],
             "validity": [line for line in tried.reports[0]["validity"] if line.startswith(f"{self.pool}: ")],
             "estimates": len(tried.reports[0]["assumptions"]),
-            "one_fewer": None if fewer is None else {key: part._asdict() for key, part in fewer.shares.items()},
-            "one_fewer_misses": [] if fewer is None else [_row(row) for row in missed((*fewer.targets, *fewer.budgets))],
+            "one_fewer": None if fewer is None else _attained(fewer),
+            "one_fewer_misses": [] if fewer is None else _misses(fewer),
+            "without_pool": None if self.without is None else {"attainment": _attained(self.without), "misses": _misses(self.without), "kept": self.without.kept},
             "targets": [_row(row) for row in (*tried.targets, *tried.budgets)],
         }  # fmt: skip
+
+
+def _attained(tried: Tried) -> Json:
+    return {key: part._asdict() for key, part in tried.shares.items()}
+
+
+def _misses(tried: Tried) -> list[Json]:
+    return [_row(row) for row in missed((*tried.targets, *tried.budgets))]
 
 
 def _row(row: Row) -> Json:
@@ -185,25 +201,27 @@ def plan(
     progress -- called with a line of text now and then
 
     Raises SpecError for an unknown pool or path, where no class has targets, and for targets that are none; LookupError for an unknown
-    device.
+    device, and for a price of one that is not among those named.
     """
-    library, name = library or Library(), pool_name(scenario, pool)
+    library, name = library or Library(), pool_name(scenario.document, pool)
+    prices = {library.path("hardware_profiles", each).stem: usd for each, usd in (price or {}).items()}
     mine, classes = scenario.pools[name], classes_of(scenario, name)
     targets = expressions(scenario.document, scenario.targets, groups_of(scenario))
-    grid, named = grid_of(scenario, name, over or {}, device, price or {}, library)
+    grid, named = grid_of(scenario, name, over or {}, device, prices, library)
     asked = demand(scenario, name, seeds[0])
     if not asked.users and not asked.peak:
         raise wrong(scenario, ("workload",), f"expected requests for `{mine.network.name}`, got none")
-    found = candidates(scenario, name, asked, grid, price or {})
+    found = candidates(scenario, name, asked, grid, prices)
     search = Search(name, tuple(seeds), classes, targets, executor, progress or (lambda line: None))
     search.search(found, None if named else mine.profile.name)
-    ranked = _ranked(scenario, found, search.settled, name)
+    ranked = _ranked(scenario, found, search)
     growth, moved = _beyond(search, found[ranked[0][0]], ranked[0][1], asked) if ranked else (None, [])
+    later = beyond(scenario, name, seeds[0])
     goals = {key: scenario.workload.classes[key].model_dump() for key in classes}
     facts = {
         "model": mine.network.name, "goals": goals, "targets": [str(target) for target in targets if target.level == "error"], "tpot_s": min((g["tpot"] for g in goals.values() if g["tpot"]), default=None),
         "seeds": list(seeds), "horizon_s": scenario.horizon, "routing": scenario.routing.kind, "precision": mine.precision._asdict(),
-        "demand": {"rate_per_s": asked.rate, "peak_per_s": asked.peak, "users": asked.users, "input_tokens": asked.prompt, "output_tokens": asked.answer},
+        "demand": {"rate_per_s": asked.rate, "peak_per_s": asked.peak, "users": asked.users, "input_tokens": asked.prompt, "output_tokens": asked.answer, "beyond": None if later is None else later._asdict()},
         "over": {path: list(values) for path, values in grid.items()},
         "candidates": len(found), "searched": len(search.settled), "simulations": search.simulations,
     }  # fmt: skip
@@ -221,33 +239,33 @@ def plan(
     )
 
 
-def _ranked(
-    base: Scenario, found: Sequence[Candidate], settled: Mapping[int, Settled], pool: str
-) -> list[tuple[int, Fleet]]:
+def _ranked(base: Scenario, found: Sequence[Candidate], search: Search) -> list[tuple[int, Fleet]]:
     """The cheapest fleet of each device with its candidate's place, the cheapest device first; among equals the one with fewer chips."""
     fleets = []
-    for i, each in settled.items():
-        tried, scenario = each.best, found[i].scenario
-        if tried is not None and scenario is not None:
-            size = scenario.pools[pool].parallel.devices
-            chips = tried.replicas * size
-            changes = settings(base, found[i], pool, tried.replicas)
-            fleet = Fleet(
-                pool,
-                found[i].device,
-                dict(found[i].changes),
-                changes,
-                chips,
-                chips + size,
-                tried,
-                each.tried.get(tried.replicas - 1),
-            )
-            fleets.append((i, fleet))
+    for i, each in search.settled.items():
+        if each.best is not None:
+            fleets.append((i, _fleet(base, found[i], search.pool, each, each.best)))
     fleets.sort(key=lambda item: (round(item[1].usd_per_hour, 6), item[1].chips, item[0]))
     first: dict[str, tuple[int, Fleet]] = {}
     for item in fleets:
         first.setdefault(item[1].device, item)
-    return list(first.values())
+    others = search.without([found[i] for i, _ in first.values()])
+    return [(i, _beside(fleet, without)) for (i, fleet), without in zip(first.values(), others, strict=True)]
+
+
+def _fleet(base: Scenario, candidate: Candidate, pool: str, settled: Settled, tried: Tried) -> Fleet:
+    assert candidate.scenario is not None  # it was simulated
+    mine, n = candidate.scenario.pools[pool], tried.replicas
+    size, changes = mine.parallel.devices, settings(base, candidate, pool, n)
+    return Fleet(
+        pool, candidate.device, dict(candidate.changes), changes, n * size, (n + 1) * size, mine.cost.kind,
+        tried, settled.tried.get(n - 1), None,
+    )  # fmt: skip
+
+
+def _beside(fleet: Fleet, without: Tried | None) -> Fleet:
+    """The fleet with what the other pools do alone, which is what they do too when a single replica is lost."""
+    return replace(fleet, without=without, one_fewer=without if fleet.tried.replicas == 1 else fleet.one_fewer)
 
 
 def _beyond(search: Search, winner: Candidate, fleet: Fleet, asked: Demand) -> tuple[int | None, list[Moved]]:

@@ -7,11 +7,14 @@ from typing import Any
 from simfleet.document import flow
 from simfleet.report.summary import Table, number, seconds
 from simfleet.terminal import counted
+from simfleet.units import written
 
 Json = dict[str, Any]
 TARGETS = ("ttft", "tpot", "e2e")
 MARKS = {"within": "", "OUTSIDE what": " +", "OUTSIDE:": " *"}
 LEGEND = "+ beyond the runs that were compared, * device and engine never compared with measurements, ~ watts estimated"
+HOUR_S, NEAR_S = 3600.0, 300.0
+"""Times of day beyond the first hour are told to the nearest of these."""
 SHORT = {"memory bandwidth": "bandwidth", "kernel launches": "launches"}
 
 
@@ -57,7 +60,20 @@ def headline(plan: Json) -> list[str]:
     runs = counted(plan["simulations"], "simulation")
     tried = f"{counted(plan['candidates'], 'candidate')}, {plan['searched']:,} searched with {runs} of the whole scenario, {seeds}"
     kept = [f"keeps {'; '.join(goals)}", *([f"and {', '.join(plan['targets'])}"] if plan["targets"] else [])]
-    return [verdict(plan), *kept, f"{plan['model']}, {'; '.join(load)}, {lengths}", tried]
+    return [verdict(plan), *kept, f"{plan['model']}, {'; '.join(load)}, {lengths}", *_beyond(plan), tried]
+
+
+def _beyond(plan: Json) -> list[str]:
+    """That more comes after the planned horizon."""
+    more = plan["demand"]["beyond"]
+    if more is None:
+        return []
+    at_s = more["peak_at_s"] if more["peak_at_s"] < HOUR_S else NEAR_S * round(more["peak_at_s"] / NEAR_S)
+    span, at = written(plan["horizon_s"], "seconds"), written(at_s, "seconds")
+    planned, peak = number(more["planned_per_s"]), number(more["peak_per_s"])
+    return [
+        f"BELOW THE PEAK: the planned {span} reach {planned} requests/s; the peak of the streams is {peak}/s at {at}"
+    ]
 
 
 def fleet_table(plan: Json) -> Table:
@@ -76,7 +92,8 @@ def fleet_table(plan: Json) -> Table:
         *(f"{key.upper()} p95" for key in targets),
     ]
     unit, watts_of = ("MW", 1e6) if any(fleet["peak_facility_w"] >= 1e5 for fleet in plan["fleets"]) else ("kW", 1e3)
-    columns += ["$/h", "$/Mtok in+out", "J/tok out", f"{unit} peak", "binds"]
+    mixed = len({fleet["paid"] for fleet in plan["fleets"]}) > 1
+    columns += ["$/h", *(["paid"] if mixed else []), "$/Mtok in+out", "J/tok out", f"{unit} peak", "binds"]
     rows = []
     for place, fleet in enumerate(plan["fleets"], start=1):
         part = fleet["attainment"][fleet["worst_class"]]
@@ -84,16 +101,25 @@ def fleet_table(plan: Json) -> Table:
         rows.append(
             [str(place), fleet["device"] + _mark(fleet), _layout(plan, fleet), f"{fleet['devices']:,}", f"{fleet['devices_n_plus_1']:,}",
              _share(part["value"]), f"{part['low'] * 100:.1f}..{part['high'] * 100:.1f}", *([fleet["worst_class"]] if many else []),
-             *(seconds(fleet["p95"][f"{key}_s"]) for key in targets), number(fleet["usd_per_hour"]), number(fleet["usd_per_mtok_total"]),
+             *(seconds(fleet["p95"][f"{key}_s"]) for key in targets), number(fleet["usd_per_hour"]), *([fleet["paid"]] if mixed else []), number(fleet["usd_per_mtok_total"]),
              watts, number(fleet["peak_facility_w"] / watts_of), _binds(fleet)]
         )  # fmt: skip
     close = [row[1] for row, fleet in zip(rows, plan["fleets"], strict=True) if _is_close(fleet)]
     notes = [
         LEGEND,
-        "binds: the target that one replica fewer misses, and what the steps wait for",
+        f"binds: the target that one replica fewer misses{_single(plan['fleets'])}, and what the steps wait for",
     ]
     notes += [f"by chance? the interval reaches below the target: {', '.join(close)}"] if close else []
     return Table("Fleets that keep every target, one per device, the cheapest first", columns, rows, notes)
+
+
+def _single(fleets: list[Json]) -> str:
+    """What is meant by one fewer than a single replica."""
+    single = [fleet for fleet in fleets if fleet["replicas"] == 1]
+    if not single:
+        return ""
+    beside = " (of a single one: that the other pools miss without it)"
+    return beside if single[0]["one_fewer"] else " (of a single one there is none fewer, so none)"
 
 
 def _share(value: float) -> str:
@@ -123,7 +149,7 @@ def lines(plan: Json) -> list[str]:
         return []
     best, growth = plan["fleets"][0], plan["growth"]
     each = best["devices"] // best["replicas"]
-    found = [*_judged(best), _failure(best, each)]
+    found = [*_judged(best), *_without(plan["pool"], best), _failure(best, each)]
     if growth["devices"] is None:
         found.append(f"{growth['factor'] * 100 - 100:.0f} % more traffic: not known, or not kept")
     else:
@@ -138,10 +164,28 @@ def _failure(best: Json, each: int) -> str:
     spare = f"{_chips(best['devices_n_plus_1'])} lose one and keep the targets"
     if best["one_fewer"] is None:
         return f"Lose the only replica: the pool serves nothing; {spare}"
-    kept = ", ".join(f"{_share(part['value'])} of {name}" for name, part in best["one_fewer"].items())
-    told = [f"attainment{{class={name}}}" for name in best["one_fewer"]]
-    short = "".join(f", {_said(row)}" for row in best["one_fewer_misses"] if row["name"] not in told)
-    return f"Lose one replica of {best['replicas']} ({_chips(each)}): {kept}{short} while it is gone; {spare}"
+    got, which = _got(best["one_fewer"], best["one_fewer_misses"]), f"one replica of {best['replicas']}"
+    if best["replicas"] == 1:
+        which, got = "the only replica", f"{got} by the other pools"
+    return f"Lose {which} ({_chips(each)}): {got} while it is gone; {spare}"
+
+
+def _without(pool: str, best: Json) -> list[str]:
+    """What the other pools do alone, where the failure line does not say it."""
+    alone = best["without_pool"]
+    if alone is None:
+        return []
+    got = _got(alone["attainment"], alone["misses"])
+    if alone["kept"]:
+        return [f"NOT NEEDED: without {pool} the other pools keep every target: {got}"]
+    return [f"Without {pool}: {got}"] if best["replicas"] > 1 else []
+
+
+def _got(attained: Json, misses: list[Json]) -> str:
+    """Attainment by class, and the other targets that were missed."""
+    told = [f"attainment{{class={name}}}" for name in attained]
+    kept = ", ".join(f"{_share(part['value'])} of {name}" for name, part in attained.items())
+    return kept + "".join(f", {_said(row)}" for row in misses if row["name"] not in told)
 
 
 def _judged(best: Json) -> list[str]:
@@ -240,7 +284,7 @@ def again(plan: Json, asked: str) -> str:
 
 def _plain(table: Table) -> str:
     """A table as text: words to the left, numbers to the right."""
-    wordy = {"device", "fleet", "binds", "input", "from", "best", "replica", "of"}
+    wordy = {"device", "paid", "fleet", "binds", "input", "from", "best", "replica", "of"}
     rows = [list(table.columns), *map(list, table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
     cells = [

@@ -135,9 +135,9 @@ class Task:
 
 
 def attempt(task: Task, replicas: int) -> Tried:
-    """Simulate a number of replicas under every seed, over the whole scenario and with its own routing."""
+    """Simulate a number of replicas under every seed, over the whole scenario and with its own routing; 0 leaves the pool out."""
     try:
-        scenario = task.scenario.replace(f"pools.{task.pool}.replicas", replicas)
+        scenario = _with_replicas(task.scenario, task.pool, replicas)
     except SpecError as error:
         return Tried(replicas, why=error.problems[0].message)
     edits = [(i, faster(stream, task.traffic)) for i, stream in enumerate(scenario.workload.streams)]
@@ -150,6 +150,14 @@ def attempt(task: Task, replicas: int) -> Tried:
     targets = tuple(judge(target, reports, CONFIDENCE) for target in task.targets if not is_budget(target))
     budgets = tuple(judge(target, reports, CONFIDENCE) for target in task.targets if is_budget(target))
     return Tried(replicas, shares, reports, targets, budgets)
+
+
+def _with_replicas(scenario: Scenario, pool: str, replicas: int) -> Scenario:
+    if replicas:
+        return scenario.replace(f"pools.{pool}.replicas", replicas)
+    return scenario.replace(
+        "pools", {name: data for name, data in scenario.document.data["pools"].items() if name != pool}
+    )
 
 
 def _met(result: Result, name: str) -> NDArray[np.bool_]:
@@ -299,6 +307,17 @@ class Search:
                 rivals[i], self.limits[i] = self.task(each, most), limit
         self.settled |= dict(zip(rivals, self.run([*rivals.values()], pairs=False), strict=True))
 
+    def without(self, found: Sequence[Candidate]) -> list[Tried | None]:
+        """For each candidate the other pools alone, simulated once for all that share them; None where none serves the pool's model."""
+        here = f"pools.{self.pool}."
+        keys = [str([change for change in each.changes if not change[0].startswith(here)]) for each in found]
+        tasks = {key: self.task(each) for key, each in zip(keys, found, strict=True) if _has_others(each, self.pool)}
+        done = dict(zip(tasks, self._map(attempt, tasks.values(), [0] * len(tasks)), strict=True))
+        for key, tried in done.items():
+            self._progress(_line(tasks[key], tried))
+        self.simulations += len(self.seeds) * sum(bool(tried.reports) for tried in done.values())
+        return [tried if (tried := done.get(key)) is not None and tried.reports else None for key in keys]
+
     def _usd(self, candidate: Candidate, settled: Settled) -> float:
         return (
             inf
@@ -307,9 +326,17 @@ class Search:
         )
 
 
+def _has_others(candidate: Candidate, pool: str) -> bool:
+    """Whether another pool serves the planned pool's model."""
+    pools = {} if candidate.scenario is None else candidate.scenario.pools
+    return any(name != pool and other.network.name == pools[pool].network.name for name, other in pools.items())
+
+
 def _line(task: Task, tried: Tried) -> str:
     pool = task.scenario.pools[task.pool]
     outcome = tried.why or f"{tried.shares[tried.worst].value:.2%} of `{tried.worst}`"
+    if not tried.replicas:
+        return f"without {task.pool}: {outcome}"
     return f"{tried.replicas} x {pool.parallel.devices} {pool.profile.name}: {outcome}"
 
 

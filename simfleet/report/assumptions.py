@@ -1,12 +1,41 @@
-"""What a report rests on: every number behind it that is an estimate, and every row that was left out."""
+"""What a report rests on: what was asked for, every number behind it that is an estimate, and every row that was left out."""
 
+import json
+from collections.abc import Iterator
 from pathlib import PurePath
+from typing import Any
 
 from simfleet.hardware.operators import PARTS, SIXTEEN_BITS
 from simfleet.hardware.profile import estimates
 from simfleet.pool import Pool
 from simfleet.run import Run
+from simfleet.scenario import Scenario
+from simfleet.spec import Spec
 from simfleet.terminal import counted
+
+APART = ("name", "description", "targets")
+"""Keys of a scenario that change no result, or that a report tells by themselves."""
+
+
+def inputs(scenario: Scenario) -> list[list[str]]:
+    """[dotted path, value] of all that the scenario says, as it was written, with what was laid over it: ["pools.chat.cost.kind", "own"].
+
+    Items of lists go by their names, as with `--set`. What is left to defaults, presets and profiles is not in it.
+    """
+    written = {key: value for key, value in scenario.document.data.items() if key not in APART}
+    return [[path, value] for path, value in _leaves("", written)]
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Spec):
+        value = value.model_dump(mode="json", by_alias=True)
+    if isinstance(value, list | tuple) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: {key: one for key, one in item.items() if key != "name"} for item in value}
+    if isinstance(value, dict) and value:
+        for key, one in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), one)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def assumptions(run: Run) -> list[str]:

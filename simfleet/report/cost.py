@@ -1,6 +1,6 @@
 """What it took: joules and dollars, in all, per token and per request, and the parts that prompts and answers caused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from simfleet.records import Account
@@ -47,6 +47,14 @@ def energy(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:
         found[f"{name}_per_mtok_output"] = over(amount * 1e6, counts["output"])
         found[f"{name}_per_request"] = over(amount, counts["completed"])
     return found
+
+
+def peak_facility_w(run: Run, pools: Sequence[int]) -> float | None:
+    """The most that some pools drew together at their meters, of the means between two rows of the timeline [W]."""
+    rows = run.records.timeline.array()
+    if not len(rows) or not pools:
+        return None
+    return float(sum(rows["facility_w"][rows["pool"] == number] for number in pools).max())
 
 
 def cost(run: Run, used: Iterable[Share], accounts: list[Account]) -> Json:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simfleet.records import Account, Status
-from simfleet.report.assumptions import assumptions
-from simfleet.report.cost import cost, energy, over, waterfall
+from simfleet.report.assumptions import assumptions, inputs
+from simfleet.report.cost import cost, energy, over, peak_facility_w, waterfall
 from simfleet.report.shares import caused, utilisation, whole
-from simfleet.report.validity import facility_range_j, power_caps_w, validity
+from simfleet.report.validity import facility_range_j, power_caps_w, power_limits, validity
 from simfleet.run import NO_CLASS, Run
 from simfleet.spec import Spec
 
@@ -63,7 +63,7 @@ def summarise(run: Run) -> Json:
             "simfleet_version": run.version,
             "scenario": {
                 "name": run.scenario.name, "description": run.scenario.description, "sha256": _hash(run.scenario),
-                "horizon_s": run.scenario.horizon, "warmup_s": run.scenario.warmup,
+                "horizon_s": run.scenario.horizon, "warmup_s": run.scenario.warmup, "inputs": inputs(run.scenario),
             },
             "seed": run.seed,
             "duration_s": run.records.duration_s,
@@ -74,6 +74,7 @@ def summarise(run: Run) -> Json:
             "goodput": goodput(run, everything),
             "throughput": throughput(run, pools),
             "energy": energy(run, used, accounts) | {"peak_facility_w": peak_facility_w(run, pools)},
+            "power_limits": power_limits(run),
             "cost": cost(run, used, accounts) | {"lines_usd": waterfall(run, pools)},
             "pools": [_pool(run, number) for number in pools],
             "classes": [_class(run, name) for name in run.classes],
@@ -222,14 +223,6 @@ def throughput(run: Run, pools: Sequence[int]) -> Json:
     cached = sum(account.cached_tokens for account in chosen)
     found["cached_input_share"] = over(cached, rates["input"])
     return found | {"requests_per_s": over(sum(account.completed for account in chosen), seconds)}
-
-
-def peak_facility_w(run: Run, pools: Sequence[int]) -> float | None:
-    """The most that some pools drew together at their meters, of the means between two rows of the timeline [W]."""
-    rows = run.records.timeline.array()
-    if not len(rows):
-        return None
-    return float(sum(rows["facility_w"][rows["pool"] == number] for number in pools).max())
 
 
 # -- groups ---------------------------------------------------------------------------------------------------------------

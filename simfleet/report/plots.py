@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simfleet.report.cost import cost as money
 from simfleet.report.cost import energy as joules
@@ -22,16 +23,18 @@ TITLES = {
     "e2e_s": "Whole answer",
     "queue_wait_s": "Queue wait",
 }
-SPENT = {"prompts": "prompts", "answers": "answers", "idle": "no work"}
+SPENT = {"prompts": "prompts", "answers": "answers", "idle": "idle devices"}
 STEPS = {
     "accelerator_active": "at work",
-    "accelerator": "without\nwork",
+    "accelerator": "idle",
     "node": "servers",
     "facility": "cooling,\nlosses",
 }
 """Boundary -> what it adds to the one before."""
 SIZE = (5.2, 3.3)
 """Inches: text of 10 points stays readable on half a page."""
+BRIEF = 0.02
+"""Share of a run that is a hair's breadth of its curves."""
 POINTS = 2000
 """Most points of a curve: a million requests draw as well, and as small, as a few thousand."""
 
@@ -88,8 +91,9 @@ def kv(run: Run, ax: "Axes | None" = None) -> "Axes":
     """KV memory held per pool (full lines, left) and requests waiting (dotted, right)."""
     axes = _axes(ax, "KV memory and queue")
     right = axes.twinx()
-    _timeline(run, axes, "kv_occupancy", "-")
-    _timeline(run, right, "waiting", ":")
+    rows = run.records.timeline.array()
+    _timeline(run, axes, rows, "kv_occupancy", "-")
+    _timeline(run, right, rows, "waiting", ":")
     axes.set_ylabel("share of KV blocks held (full)")
     right.set_ylabel("requests waiting (dotted)")
     right.spines["top"].set_visible(False)
@@ -98,18 +102,33 @@ def kv(run: Run, ax: "Axes | None" = None) -> "Axes":
 
 
 def power(run: Run, ax: "Axes | None" = None) -> "Axes":
-    """Watts of each pool's accelerators (full lines) and at the meter (dashed), means over the intervals of the timeline."""
+    """Watts of each pool's accelerators (full lines) and at the meter (dashed), means over the whole intervals of the timeline."""
     axes = _axes(ax, "Power: accelerators, and at the meter (dashed)")
-    _timeline(run, axes, "accelerator_w", "-")
-    _timeline(run, axes, "facility_w", "--", named=False)
+    rows = whole_intervals(run)
+    _timeline(run, axes, rows, "accelerator_w", "-")
+    _timeline(run, axes, rows, "facility_w", "--", named=False)
     axes.set_ylabel("power [W]")
     _legend(axes, "lower left")
     return axes
 
 
-def _timeline(run: Run, axes: "Axes", column: str, style: str, named: bool = True) -> None:
-    """One column of the timeline, a line per pool; `named` lines stand in the legend."""
-    rows = run.records.timeline.array()
+def whole_intervals(run: Run) -> NDArray[np.void]:
+    """Rows of the timeline whose means over the interval before them say something, for curves of watts and tokens.
+
+    Left out are an interval that the end of the run cut short, and the time after the last arrivals where it is below BRIEF of the run: a
+    curve would end in a fall too steep to be told from the axis.
+    """
+    rows: NDArray[np.void] = run.records.timeline.array()
+    times_s, horizon_s = np.unique(rows["time_s"]), run.scenario.horizon
+    if len(times_s) > 2 and times_s[-1] - times_s[-2] < 0.99 * (times_s[-2] - times_s[-3]):
+        rows = rows[rows["time_s"] < times_s[-1]]
+    if horizon_s is not None and horizon_s < run.records.duration_s < horizon_s / (1 - BRIEF):
+        rows = rows[rows["time_s"] <= horizon_s]
+    return rows
+
+
+def _timeline(run: Run, axes: "Axes", rows: NDArray[np.void], column: str, style: str, named: bool = True) -> None:
+    """One column of rows of the timeline, a line per pool; `named` lines stand in the legend."""
     for number, name in enumerate(run.pools):
         mine = rows[rows["pool"] == number]
         axes.step(
@@ -137,7 +156,7 @@ def energy(run: Run, ax: "Axes | None" = None) -> "Axes":
 
 
 def cost(run: Run, ax: "Axes | None" = None) -> "Axes":
-    """What was paid, line by line (rising), and what it was spent on: prompts, answers, devices without work (falling)."""
+    """What was paid, line by line (rising), and what it was spent on: prompts, answers, idle devices (falling)."""
     axes = _axes(ax, "Cost: what was paid, and what for")
     lines = waterfall(run, range(len(run.pools)))
     spent = _totals(run)[1]["spent_usd"]

@@ -6,6 +6,7 @@ from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
 from simfleet.terminal import counted
+from simfleet.units import written
 
 Json = dict[str, Any]
 PERCENTILES = ("mean", "p50", "p90", "p95", "p99")
@@ -39,6 +40,27 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "n/a"
     return f"{number(value)} s" if value >= 1 or value == 0 else f"{number(value * 1e3)} ms"
+
+
+def scaled(value: float | None, *units: tuple[float, str]) -> str:
+    """A number in the largest of some units, (factor, name) from large to small, that leaves it at least 1."""
+    if value is None:
+        return "n/a"
+    factor, unit = next(((f, u) for f, u in units if abs(value) >= f or (f, value) == (1.0, 0.0)), units[-1])
+    return f"{number(value / factor)} {unit}"
+
+
+def watts(value: float | None) -> str:
+    """Power in W, kW or MW."""
+    return scaled(value, (1e6, "MW"), (1e3, "kW"), (1.0, "W"))
+
+
+def _mass(grams: float | None) -> str:
+    return scaled(grams, (1e6, "t"), (1e3, "kg"), (1.0, "g"))
+
+
+def _volume(litres: float | None) -> str:
+    return scaled(litres, (1e3, "m3"), (1.0, "L"))
 
 
 def percent(value: float | None) -> str:
@@ -133,7 +155,7 @@ def _pools(report: Json) -> Table:
 
 
 def _capped(pool: Json) -> str:
-    low, high = (number(watts) for watts in pool["device_power_cap_w"])
+    low, high = (number(cap_w) for cap_w in pool["device_power_cap_w"])
     return f"{pool['name']}: a device may draw {low if low == high else f'{low} to {high}'} W"
 
 
@@ -147,20 +169,27 @@ def _energy(report: Json) -> Table:
     ]  # fmt: skip
     columns = ("boundary", "kWh", "J/tok out", "prompt J/tok in", "answer J/tok out", "J/request")
     heading = (
-        f"Energy ({_kilowatts(used['mean_facility_w'])} kW at the meter, {_kilowatts(used['peak_facility_w'])} at its peak, "
-        f"{number(used['grams_co2e_per_mtok_output'])} g CO2e and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
+        f"Energy ({watts(used['mean_facility_w'])} at the meter, peak {watts(used['peak_facility_w'])}; "
+        f"{_mass(used['grams_co2e'])} CO2e and {_volume(used['litres_water'])}, "
+        f"{number(used['grams_co2e_per_mtok_output'])} g and {number(used['litres_water_per_mtok_output'])} L per Mtok out)"
     )
     note = "J, g and L per token out count everything; prompt and answer joules are the parts of the whole"
-    return Table(heading, columns, rows, [note])
+    return Table(heading, columns, rows, [*map(_limit, report["power_limits"]), note])
 
 
-def _kilowatts(watts: float | None) -> str:
-    return number(watts and watts / 1e3)
+def _limit(found: Json) -> str:
+    """A power limit, and how near it was come to."""
+    low, high = (written(limit_w, "watts") for limit_w in found["limit_w"])
+    held = f"limit {low if low == high else f'{low} to {high}'}"
+    if found["peak_w"] is not None:
+        return f"{found['name']}: {held}, peak {watts(found['peak_w'])}"
+    least, most = map(watts, found["device_w"])
+    return f"{found['name']}: {held}, which leaves a device {least if least == most else f'{least} to {most}'}"
 
 
 def _cost(report: Json) -> Table:
     money = report["cost"]
-    spent = {"prompts": "on prompts", "answers": "on answers", "idle": "on devices without work"}
+    spent = {"prompts": "on prompts", "answers": "on answers", "idle": "on idle devices"}
     row = [number(money[f"usd_per_mtok_{name}"]) for name in ("input", "output", "total")]
     return Table(
         f"Cost (${number(money['usd_total'])})",

@@ -1,10 +1,13 @@
 """Whether a run stayed where the simulator was held against measurements."""
 
+from typing import Any
+
 import numpy as np
 
 from simfleet.facility.caps import Caps
 from simfleet.hardware.profile import Validity
 from simfleet.pool import Pool
+from simfleet.report.cost import peak_facility_w
 from simfleet.run import Run
 from simfleet.terminal import counted
 
@@ -45,6 +48,37 @@ def power_caps_w(run: Run, name: str) -> list[float] | None:
     caps, pool = Caps(run.scenario.pools, run.scenario.sites), run.scenario.pools[name]
     watts = [caps.device_w(name, time_s) for time_s in caps.times(run.records.duration_s)]
     return [min(watts), max(watts)] if min(watts) < pool.profile.power.limit.value else None
+
+
+def power_limits(run: Run) -> list[dict[str, Any]]:
+    """Every power limit that the scenario sets, also one that never held a device back.
+
+    Each has `name` (such as `site finland`), `limit_w` and `device_w`, the least and the most of it and of what it leaves a device [W], and
+    for a site `peak_w`, the most at its meter [W]; None for the others, which have no meter of their own.
+    """
+    caps = Caps(run.scenario.pools, run.scenario.sites)
+    found: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for time_s in caps.times(run.records.duration_s):
+        for pool in run.scenario.pools:
+            for bound in caps.bounds(pool, time_s):
+                found.setdefault(bound.path, []).append((bound.limit_w, bound.watts))
+    return [
+        {"name": _limit_of(path), "limit_w": [min(limits), max(limits)], "device_w": [min(watts), max(watts)], "peak_w": _peak_w(run, path)}
+        for path, bounds in found.items()
+        for limits, watts in [tuple(zip(*bounds, strict=True))]
+    ]  # fmt: skip
+
+
+def _limit_of(path: tuple[str, ...]) -> str:
+    """What a limit at this path of the scenario is of."""
+    kinds = {"power_cap": "each device of", "power_limit": path[0].removesuffix("s"), "rack": "each rack at"}
+    return f"{kinds[path[-1]]} {path[1]}"
+
+
+def _peak_w(run: Run, path: tuple[str, ...]) -> float | None:
+    if path[0] != "sites" or path[-1] != "power_limit":
+        return None
+    return peak_facility_w(run, [n for n, name in enumerate(run.pools) if run.scenario.pools[name].site == path[1]])
 
 
 def _watts(run: Run, number: int) -> str:

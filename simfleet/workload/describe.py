@@ -169,8 +169,8 @@ def _lines(one: Description) -> Iterator[str]:
     if "users" in one:
         yield f"  {counted(one['users'], 'user')} in a closed loop; lengths of {counted(one['requests'], 'request')}:"
     else:
-        rate = f", {one['rate_per_s']:.4g} /s" if one["rate_per_s"] else ""
-        yield f"  {counted(one['requests'], 'request')} in {one['duration_s']:.6g} s{rate}; CV of gaps {_number(one['gap_cv'])}"
+        rate = f", {_number(one['rate_per_s'])} /s" if one["rate_per_s"] else ""
+        yield f"  {counted(one['requests'], 'request')} in {_span(one['duration_s'])}{rate}; CV of gaps {_number(one['gap_cv'])}"
     if one.get("dropped_rows"):
         yield f"  bad rows of the file, dropped: {one['dropped_rows']}"
     if one.get("windows_s"):
@@ -181,15 +181,25 @@ def _lines(one: Description) -> Iterator[str]:
         yield _cells("tokens", one["input_tokens"])
         for key in ("input_tokens", "output_tokens"):
             yield _cells(f"  {key.split('_')[0]}", map(_number, one[key].values()))
-        yield f"  rank correlation of input and output {_number(one['length_correlation'])}"
+        related = one["length_correlation"]
+        yield f"  rank correlation of input and output {'-' if related is None else f'{related:z.2f}'}"
     if "prefix_hits" in one:
         hits = one["prefix_hits"]
         yield f"  prefix hits with an endless cache: {hits['tokens']:.1%} of tokens, {hits['blocks']:.1%} of blocks (whole file)"
 
 
 def _cells(title: str, cells: Iterable[str]) -> str:
-    return f"  {title:12}" + "".join(f"{cell:>11}" for cell in cells)
+    return f"  {title:12}" + "".join(f"{cell:>14}" for cell in cells)
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+    """Whole numbers and all from 100 with thousands commas, others to three digits; `-` for what is not determined."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _span(duration_s: float) -> str:
+    """Seconds as they are, in front of the hours they make where those are many."""
+    seconds = f"{_number(duration_s)} s"
+    return f"{seconds} ({duration_s / 3600:.3g} h)" if duration_s >= 3600 else seconds

@@ -26,8 +26,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from simfleet.document import Mark, Problem, SpecError
+
 BLOCK = 65_536
 MOST_TOKENS = 10**9
+MOST_SHOWN = 10
+"""Bad rows that an error names; the others are counted."""
 PREFIX_BLOCK = 512
 """Tokens that one of Mooncake's `hash_ids` stands for."""
 _STAMP = re.compile(r"((?:19[7-9]|2[01]\d)\d-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)?")
@@ -93,36 +97,55 @@ class Rows:  # noqa: PLW1641 - arrays have no hash
 
 @dataclass(slots=True)
 class _Faults:
-    """Bad rows: the first one ends the reading, or all of them are noted and left out."""
+    """Bad rows of a file, in the order in which they were found: to be left out, or to be refused once all were seen."""
 
     file: str
     drop: bool
-    messages: list[str] = field(default_factory=list)
+    found: list[Problem] = field(default_factory=list)
 
     def add(self, line: int, message: str) -> None:
-        text = f"{self.file}:{line}: {message}"
-        if not self.drop:
-            raise ValueError(text)
-        self.messages.append(text)
+        self.found.append(Problem(Mark(self.file, line), "", message))
+
+    def end(self, line: int, message: str) -> None:
+        """What nothing can be read after: not a row to leave out, but one more to refuse. Raises SpecError with `drop`."""
+        self.add(line, message)
+        if self.drop:
+            raise SpecError(self.found[-1:])
+
+    def messages(self) -> tuple[str, ...]:
+        return tuple(map(str, self.found))
+
+    def refuse(self) -> None:
+        """Raise SpecError for bad rows that are not to be dropped: the first ones of the file, and how many more there are."""
+        if self.drop or not self.found:
+            return
+        shown, more = sorted(self.found)[:MOST_SHOWN], len(self.found) - MOST_SHOWN
+        if more > 0:
+            rows = "1 more bad row" if more == 1 else f"{more:,} more bad rows"
+            hint = "`on_bad_row: drop` leaves bad rows out and counts them"
+            shown.append(Problem(Mark(self.file), "", f"{rows} after these; {hint}"))
+        raise SpecError(shown)
 
 
 def read_rows(path: Path, layout: Layout, drop: bool = False, sort: bool = False) -> Rows:
     """Read a trace file.
 
     With `drop`, bad rows are left out and noted in `Rows.dropped`; with `sort`, rows may come in any order of time.
-    Raises ValueError "file:line: column x: expected ..., got ..." for the first bad row, a missing column, a file that
-    is empty, broken, or has no good row.
+    Raises SpecError with a problem "file:line: column x: expected ..., got ..." for each of the first bad rows, and
+    ValueError for a missing column and a file that is empty, broken, or has no good row.
     """
     faults = _Faults(path.name, drop)
     cut = _json_rows if layout.json_lines else _csv_rows
     rows = cut(read_text(path), layout.columns, faults)
     blocks = list(_blocks(rows, layout, faults))
     if not blocks:
+        faults.refuse()
         raise ValueError(f"{path.name}: expected at least one request, got none{_among(faults)}")
     line, arrival, tokens_in, tokens_out = (np.concatenate(column) for column in zip(*blocks, strict=True))
     order = np.argsort(arrival, kind="stable") if sort else _in_order(arrival, line, layout, faults)
+    faults.refuse()
     seconds = _seconds(arrival[order], layout)
-    return Rows(seconds, tokens_in[order], tokens_out[order], tuple(faults.messages))
+    return Rows(seconds, tokens_in[order], tokens_out[order], faults.messages())
 
 
 def known_rows(path: Path, layout: Layout, drop: bool = False, sort: bool = False) -> Rows:
@@ -165,7 +188,7 @@ def _short(text: str) -> str:
 
 
 def _among(faults: _Faults) -> str:
-    return f" among {len(faults.messages)} bad rows, the first: {faults.messages[0]}" if faults.messages else ""
+    return f" among {len(faults.found)} bad rows, the first: {faults.found[0]}" if faults.found else ""
 
 
 def _csv_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tuple[int, Cells]]:
@@ -179,7 +202,7 @@ def _csv_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[tu
             elif row:
                 faults.add(reader.line_num, f"expected {len(header)} fields, got {len(row)}")
     except csv.Error as error:
-        raise ValueError(f"{faults.file}:{reader.line_num}: expected rows of a CSV file, got: {error}") from None
+        faults.end(reader.line_num, f"expected rows of a CSV file, got: {error}")
 
 
 def _position(name: str, header: list[str], file: str) -> int:
@@ -207,7 +230,7 @@ def _json_rows(text: str, columns: Sequence[str], faults: _Faults) -> Iterator[t
 def read_prompts(path: Path, layout: Layout, drop: bool = False) -> Iterator[tuple[int, list[int]]]:
     """Input tokens and ids of the prefix blocks of every request that has them, in order of the file.
 
-    Raises ValueError for a bad row, unless they are to be dropped.
+    Raises SpecError for bad rows after the last good one, unless they are to be dropped.
     """
     faults, name = _Faults(path.name, drop), layout.columns[1]
     for line, record in _objects(read_text(path), faults):
@@ -222,6 +245,7 @@ def read_prompts(path: Path, layout: Layout, drop: bool = False) -> Iterator[tup
             continue
         if ids:
             yield tokens, ids
+    faults.refuse()
 
 
 def _objects(text: str, faults: _Faults) -> Iterator[tuple[int, dict[str, Any]]]:

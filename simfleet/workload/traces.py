@@ -5,14 +5,14 @@ The steps, in this order: the rows of the file -> `window` -> `tie_jitter` -> `r
 
 from collections.abc import Iterator
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 from pydantic import Field, PrivateAttr, ValidationInfo, model_validator
 
-from simfleet.spec import Spec
+from simfleet.document import SpecError, near_file
+from simfleet.spec import Spec, refusal
 from simfleet.streams import Streams
 from simfleet.units import PositiveSeconds, Seconds
 from simfleet.workload.tracefile import FORMATS, Layout, Rows, known_rows, read_prompts
@@ -103,7 +103,10 @@ class Trace(Spec):
         if self.columns and self.format != "csv":
             raise ValueError(f"expected `columns` with format `csv` only, got them with `{self.format}`")
         self._path = path = _existing(Path((info.context or {}).get("folder", ".")) / self.file)
-        rows = known_rows(path, self._layout(), self.on_bad_row == "drop", self.sort)
+        try:
+            rows = known_rows(path, self._layout(), self.on_bad_row == "drop", self.sort)
+        except SpecError as error:
+            raise refusal(((), str(problem)) for problem in error.problems) from None
         self._rows, self._span_s = _cut(rows, self.window, path.name)
         return self
 
@@ -130,7 +133,7 @@ class Trace(Spec):
     def prompts(self) -> Iterator[tuple[int, list[int]]] | None:
         """Input tokens and prefix block ids of every request of the whole file, read again; None where the format has none.
 
-        A bad list of ids raises ValueError, or is dropped as `on_bad_row` says.
+        Bad lists of ids raise SpecError at the end, or are dropped as `on_bad_row` says.
         """
         layout = FORMATS[self.format]
         return read_prompts(self._path, layout, self.on_bad_row == "drop") if layout.json_lines else None
@@ -161,8 +164,7 @@ def _existing(path: Path) -> Path:
     folder = path.parent
     if not folder.is_dir():
         raise ValueError(f"expected a trace file, got `{path.name}` in the folder `{folder}`, which does not exist")
-    near = get_close_matches(path.name, sorted(p.name for p in folder.iterdir() if p.is_file()), n=1, cutoff=0.4)
-    hint = f"; did you mean `{near[0]}`?" if near else ""
+    hint = near_file(path.name, sorted(p.name for p in folder.iterdir() if p.is_file()))
     raise ValueError(f"expected a trace file, got `{path.name}`, which is not in `{folder}`{hint}")
 
 
