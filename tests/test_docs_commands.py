@@ -1,4 +1,5 @@
-"""Every shell line of README and docs: `sh` blocks are run in a folder that holds the files of the page, `sh data` and the like are parsed.
+"""Every shell line of README and docs: `sh` blocks are run in a folder that holds the files of the page; `sh data` with a few rows of the
+measurements and one step of a fit, where they are at hand; `sh cluster` on a scheduler and two workers of this machine.
 
 A page's files are its blocks that begin with `# name.yaml` or are labelled with a name (`csv name.csv`). Shipped scenarios are cut to
 minutes. A line's exit code is the one in its comment (`# exit code 1`), else 0; verdicts that a page does not tell may be either.
@@ -6,30 +7,38 @@ minutes. A line's exit code is the one in its comment (`# exit code 1`), else 0;
 
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from simfleet import load, simulate
+from simfleet.calibration import tune
 from simfleet.cli import cli
 from simfleet.document import overlay, read
 from tests.references import FOLDER, commands, pages
+from tests.test_sweep_workers import cluster
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
-NOT_RUN = {"data": "measurements that are not in the repository", "cluster": "other machines"}
-"""Second words of `sh` blocks -> what their lines need."""
+LABELS = ("", "data", "cluster")
+"""Second words of `sh` blocks: what their lines need."""
+DATA = ROOT.parent / "shared" / "data"
+LIKE = {"measured-runs.csv": "blis_vllm_serving.csv", "runs-with-watts.csv": "mlenergy_v3_llm.csv"}
+"""A reader's own file -> measurements of the same kind."""
 OTHERS = (
     "python3 -m venv",
     "pip install",
@@ -102,7 +111,7 @@ def test_lines_are_known(name: str) -> None:
     for block in blocks(PAGES[name].read_text()):
         if block.language != "sh":
             continue
-        assert block.label in ("", *NOT_RUN), block.label
+        assert block.label in LABELS, block.label
         for line in lines(block):
             if line.startswith("simfleet "):
                 parsed(line)
@@ -168,6 +177,38 @@ def test_commands_run(name: str, folder: Path) -> None:
                     printed = _run(line)
         elif not block.language and name in SCREENS and not block.before.strip():
             _same_screen(block.text, printed)
+
+
+def labelled(label: str) -> list[str]:
+    """Lines of all blocks of a label, each once."""
+    found = [line for path in PAGES.values() for block in blocks(path.read_text()) if (block.language, block.label) == ("sh", label) for line in lines(block)]  # fmt: skip
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the measured runs (../shared/data) are not here")
+@pytest.mark.parametrize("line", labelled("data"))
+def test_data_commands_run(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a row of each model, device and engine; a fit makes one step."""
+    monkeypatch.setattr(tune, "tune", partial(tune.tune, evaluations=1))
+    for name in re.findall(r"[\w-]+\.csv", line):
+        (file,) = DATA.glob(f"*/calibration/{LIKE.get(name, name)}")
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        alike = [key for key in ("hardware", "model", "engine", "gpu_model", "model_id") if key in table]
+        (table if "--power" in line else table.groupby(alike).head(1)).to_csv(folder / name, index=False)
+    assert "median" in _run(line)
+
+
+@pytest.mark.filterwarnings("default")
+def test_cluster_commands_run(folder: Path) -> None:
+    """Sweeps on a real cluster of this machine; programs of the cluster have the options that are shown."""
+    with cluster(folder) as (address, _):
+        for line in labelled("cluster"):
+            if line.startswith("simfleet "):
+                assert "replicas" in _run(line.replace("SCHEDULER:8786", address))
+            else:
+                words = shlex.split(line, comments=True)
+                shown = subprocess.run([sys.executable, "-m", *words[:2], "--help"], capture_output=True, text=True, check=True).stdout  # fmt: skip
+                assert all(word in shown for word in words if word.startswith("--")), line
 
 
 @contextmanager
